@@ -1,0 +1,61 @@
+// A slot as a reader sees it: mapped once, locked while it is read or served from.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include <weightcast/types.hpp>
+
+namespace weightcast::staging {
+
+/// A shared lock on one version in a slot. While it lives, the slot is not overwritten. The kernel
+/// keeps the lock of a stopped process and drops that of a dead one. Movable; released once, by the
+/// destructor.
+class SlotLock {
+ public:
+  SlotLock() noexcept = default;
+  SlotLock(SlotLock&& other) noexcept;
+  SlotLock& operator=(SlotLock&& other) noexcept;
+  ~SlotLock();
+  bool held() const noexcept { return fd_ >= 0; }
+
+ private:
+  friend class SlotReader;
+  explicit SlotLock(int fd) noexcept : fd_(fd) {}
+  int fd_ = -1;  ///< borrowed from the SlotReader, which outlives the lock
+};
+
+/// One slot of somebody else's slab, mapped privately: what a reader writes stays its own.
+/// Thread safety: one thread at a time; the bytes may be read by many.
+class SlotReader {
+ public:
+  /// Opens and maps `object` whole, and touches it for reading, so that later versions in the same
+  /// slot cost no page faults. Nothing in it may be believed before lock() succeeded.
+  /// @return kNotFound where the object is gone, kDenied where it is not this user's, kMismatch
+  ///   where it is no slot of this format (magic, format version, size)
+  static Result<std::unique_ptr<SlotReader>> open(const std::string& object);
+  ~SlotReader();
+  SlotReader(const SlotReader&) = delete;
+  SlotReader& operator=(const SlotReader&) = delete;
+
+  /// Takes the shared lock without waiting, then checks that the slot is sealed with exactly this
+  /// version, generation and payload size; drops pages that this process wrote to, so that the
+  /// mapping shows the slot's bytes. One lock at a time.
+  /// @return kStale where the slot is being written or holds something else
+  Result<SlotLock> lock(const Version& version, std::uint64_t generation,
+                        std::uint64_t payload_bytes);
+
+  /// The payload. Valid as long as this object lives; meaningful only under a lock. Writes are
+  /// private to this process (copy on write).
+  std::span<std::byte> payload() noexcept;
+
+ private:
+  struct Impl;
+  explicit SlotReader(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace weightcast::staging

@@ -1,0 +1,99 @@
+// The seam between the streams and what carries bytes. One folder a transport, one contract suite
+// for all (tests/contract/transport_contract.hpp).
+//
+// A lane joins one receiver to one source for as long as both live. For each version the receiver
+// acquires that source's segment, moves buckets out of it (or looks at it in place, where the
+// transport can), and lets it go.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include <weightcast/types.hpp>
+
+namespace weightcast::transport {
+
+/// Where a source says that its share of a version lies.
+struct SegmentAddress {
+  std::string object;  ///< in the transport's own words; for shm the object's name
+  Version version;
+  std::uint64_t generation = 0;
+  std::uint64_t payload_bytes = 0;
+};
+
+/// Bytes that move as one unit.
+struct Bucket {
+  std::uint64_t id = 0;
+  std::uint64_t offset = 0;  ///< from the start of the segment's payload
+  std::span<std::byte> destination;
+  /// Called on the lane's thread as soon as the bytes lie in `destination` and are still in cache,
+  /// before the completion is reported; for verification. May be empty. Must not throw.
+  std::function<void(std::span<const std::byte>)> placed;
+};
+
+/// The one terminal report of a submitted bucket. Until it comes the destination is in use.
+struct Completion {
+  std::uint64_t id = 0;
+  Status status;
+};
+
+/// A version's bytes, held still: as long as the segment lives the source does not overwrite them.
+/// May outlive the lane that it came from.
+class Segment {
+ public:
+  virtual ~Segment() = default;
+  /// The payload in place, where the transport can show it without a copy; else empty. Writes by
+  /// the holder stay private to this process.
+  virtual std::span<std::byte> view() noexcept = 0;
+};
+
+/// Thread safety: one thread calls submit, poll, acquire, close and abort.
+class Lane {
+ public:
+  virtual ~Lane() = default;
+
+  /// Takes hold of a version. Does not wait.
+  /// @return kStale where the source has moved on, kNotFound where it is gone
+  virtual Result<std::shared_ptr<Segment>> acquire(const SegmentAddress& address) = 0;
+
+  /// Starts to move a bucket. Ok means that exactly one completion with its id will follow.
+  /// @return kInvalid for a range outside the segment, kExhausted where no more may be in flight
+  virtual Status submit(const std::shared_ptr<Segment>& segment, Bucket bucket) = 0;
+
+  /// Takes finished completions without waiting. @return how many were written to `out`
+  virtual std::size_t poll(std::span<Completion> out) = 0;
+
+  /// Becomes readable (poll(2)) whenever completions may be there to take.
+  virtual int event_fd() const noexcept = 0;
+
+  /// Waits for what is in flight, reports it through poll, and refuses new buckets.
+  /// @return kDeadline where something is still in flight; abort() remains
+  virtual Status close(Deadline deadline) = 0;
+
+  /// Gives up what has not begun: its completions are kCancelled. Never waits for a peer.
+  virtual void abort() noexcept = 0;
+};
+
+enum class Reach { kHost, kNetwork };
+
+struct LaneOptions {
+  std::uint32_t copy_threads = 1;
+  std::uint32_t max_in_flight = 64;  ///< buckets
+};
+
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  virtual std::string_view name() const noexcept = 0;
+  /// Whether it can work on this machine now; the message says what is missing.
+  virtual Status viable() const = 0;
+  virtual Reach reach() const noexcept = 0;
+  virtual Result<std::unique_ptr<Lane>> open_lane(const LaneOptions& options) = 0;
+};
+
+}  // namespace weightcast::transport
