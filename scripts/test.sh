@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# Sets up, builds and runs every test; the last line is `N passed, N failed, N skipped`.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib/setup.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib/setup.sh"
+
+usage() {
+  cat <<'TEXT'
+usage: scripts/test.sh [--suite NAME]... [--filter GTEST_FILTER] [--quick]
+  --suite NAME   only this suite: unit, contract, simulation, integration, fault, torch
+  --filter F     only cases that match F (GoogleTest's syntax)
+  --quick        without the TSan and the ASan+UBSan builds
+environment:
+  WEIGHTCAST_SIM_SEEDS   simulation seeds (default 2000; 200 in the ASan build)
+  WEIGHTCAST_VENV        a venv with torch, used in place of the one in .deps/
+  WEIGHTCAST_PYTHON      the Python to make .deps/venv with
+TEXT
+}
+
+suites=()
+filter=
+is_quick=no
+while (($#)); do
+  case $1 in
+    --suite)
+      (($# > 1)) || fail "--suite needs a name"
+      case $2 in
+        unit | contract | simulation | integration | fault | torch) suites+=("$2") ;;
+        *) fail "unknown suite '$2'; see scripts/test.sh --help" ;;
+      esac
+      shift 2
+      ;;
+    --filter)
+      (($# > 1)) || fail "--filter needs a pattern"
+      filter=$2
+      shift 2
+      ;;
+    --quick) is_quick=yes && shift ;;
+    -h | --help) usage && exit 0 ;;
+    *) fail "unknown argument '$1'; see scripts/test.sh --help" ;;
+  esac
+done
+
+weightcast_lock tests
+weightcast_set_up
+
+summaries="$root/build/summaries"
+rm -rf "$summaries"
+mkdir -p "$summaries"
+runner=("$tools_python" "$root/scripts/lib/run_tests.py")
+seeds=${WEIGHTCAST_SIM_SEEDS:-2000}
+
+# Writes the summary of a stage that did not come to its tests.
+# no_stage LABEL failed|skipped REASON
+no_stage() {
+  local failed=0 skipped=0
+  [[ $2 == failed ]] && failed=1 || skipped=1
+  say "$1: $2: $3"
+  printf '{"label": "%s", "passed": 0, "failed": %d, "skipped": %d, "failures": [%s]}\n' \
+    "$1" "$failed" "$skipped" "$( ((failed)) && printf '"(%s)"' "$3")" >"$summaries/$1.json"
+}
+
+# stage LABEL SUITES -- MESON_OPTIONS...: builds what SUITES need in build/LABEL and runs them.
+# Takes timeout_factor from its caller.
+stage() {
+  local label=$1 build="$root/build/$1" chosen=() wrapper=
+  shift
+  while [[ $1 != -- ]]; do
+    chosen+=(--suite "$1")
+    shift
+  done
+  shift
+
+  say "$label: building"
+  weightcast_configure "$build" "$@" || {
+    no_stage "$label" failed "it could not be configured"
+    return
+  }
+  local targets
+  mapfile -t targets < <("${runner[@]}" targets --build "$build" "${chosen[@]}")
+  if ((${#targets[@]} == 0)) || [[ -z ${targets[0]} ]]; then
+    say "$label: no test in ${chosen[*]}"
+    return
+  fi
+  weightcast_ninja "$build" "${targets[@]}" || {
+    no_stage "$label" failed "it does not build"
+    return
+  }
+  if [[ $label == tsan ]] && ! tsan_wrapper "$build/${targets[0]}"; then
+    no_stage "$label" skipped "TSan does not start here, nor with setarch -R (vm.mmap_rnd_bits, see CONTRIBUTING.md)"
+    return
+  fi
+  say "$label: testing"
+  "${runner[@]}" run --build "$build" "${chosen[@]}" --label "$label" \
+    --summary "$summaries/$label.json" --filter "$filter" --wrapper "$wrapper" \
+    --timeout-factor "${timeout_factor:-1}" || true
+  # A runner that broke must not pass for a stage without failures.
+  [[ -s $summaries/$label.json ]] || no_stage "$label" failed "the runner broke"
+}
+
+# Sets wrapper of its caller. gcc 12's TSan aborts at start where vm.mmap_rnd_bits is large; without address randomization
+# it runs, but containers may forbid turning that off.
+tsan_wrapper() {
+  local list=("$1" --gtest_list_tests)
+  wrapper=
+  "${list[@]}" >/dev/null 2>&1 && return 0
+  wrapper="setarch $(uname -m) -R"
+  # shellcheck disable=SC2086  # a command and its arguments
+  $wrapper "${list[@]}" >/dev/null 2>&1
+}
+
+# The suites of a stage, as far as they were asked for.
+wanted() {
+  local suite
+  for suite in "$@"; do
+    if ((${#suites[@]} == 0)) || [[ " ${suites[*]} " == *" $suite "* ]]; then
+      printf '%s\n' "$suite"
+    fi
+  done
+}
+
+common=(-Dtests=enabled "-Dpython=$tools_python")
+without_torch=(-Dtorch=disabled -Dexamples=disabled -Db_lundef=false)
+
+mapfile -t chosen < <(wanted unit contract simulation integration fault torch)
+WEIGHTCAST_SIM_SEEDS=$seeds stage test "${chosen[@]}" -- --werror "${common[@]}" \
+  -Dtorch=enabled "-Dtorch_dir=$torch_dir"
+
+if [[ $is_quick == no ]]; then
+  if ((${#suites[@]} == 0)); then
+    TSAN_OPTIONS="exitcode=66:second_deadlock_stack=1:suppressions='$root/scripts/lib/tsan.supp'" \
+      timeout_factor=5 stage tsan threads -- "${common[@]}" "${without_torch[@]}" -Db_sanitize=thread
+  fi
+  mapfile -t chosen < <(wanted unit contract simulation integration)
+  if ((${#chosen[@]})); then
+    WEIGHTCAST_SIM_SEEDS=$((seeds < 200 ? seeds : 200)) \
+      ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 \
+      timeout_factor=5 stage asan "${chosen[@]}" -- "${common[@]}" "${without_torch[@]}" \
+      -Db_sanitize=address,undefined -Dcpp_args=-fno-sanitize-recover=all
+  fi
+fi
+
+[[ -n $(ls "$summaries") ]] || no_stage test failed "no test matches"
+exec "${runner[@]}" total "$summaries"/*.json
