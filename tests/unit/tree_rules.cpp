@@ -1,0 +1,293 @@
+#include "unit/tree_rules.hpp"
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <regex>
+#include <set>
+#include <string_view>
+
+namespace tree_rules {
+namespace {
+
+namespace fs = std::filesystem;
+using Names = std::set<std::string>;
+
+const std::array kFolders = {"include", "src",   "plugin",   "proto",   "tests", "examples",
+                             "bench",   "docs",  "bindings", "scripts", ".ci"};
+
+// A room of src/, and the rooms that it may include besides itself (docs/architecture.md).
+const std::map<std::string, Names> kRooms = {
+    {"base", {}},
+    {"driver", {"base"}},
+    {"plan", {"base"}},
+    {"codec", {"base", "driver"}},
+    {"staging", {"base", "driver"}},
+    {"protocol", {"base", "plan", "proto"}},
+    {"transport", {"base", "driver", "staging"}},
+    {"stream",
+     {"base", "driver", "plan", "codec", "staging", "proto", "protocol", "transport"}},
+    {"publisher",
+     {"base", "driver", "plan", "codec", "staging", "proto", "protocol", "transport", "stream"}},
+    {"subscriber",
+     {"base", "driver", "plan", "codec", "staging", "proto", "protocol", "transport", "stream"}},
+    {"cli", {}},
+};
+
+// A library of somebody else's, by how its includes begin, and the rooms that may use it.
+const std::map<std::string, Names> kLibraries = {
+    {"boost/", {"staging"}},
+    {"zmq", {"stream", "transport"}},
+    {"google/protobuf/", {"protocol"}},
+};
+
+const std::array kTorchPrefixes = {"torch/", "ATen/", "c10/", "caffe2/"};
+
+struct Include {
+  int line = 0;
+  std::string target;
+  bool is_quoted = false;
+};
+
+bool starts_with_any(std::string_view text, const auto& prefixes) {
+  return std::any_of(prefixes.begin(), prefixes.end(),
+                     [&](std::string_view prefix) { return text.starts_with(prefix); });
+}
+
+std::string read_text(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::vector<std::string> lines_of(const fs::path& path) {
+  std::ifstream file(path);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(file, line);) lines.push_back(line);
+  return lines;
+}
+
+/// All regular files below root/folder, sorted, as paths relative to root.
+std::vector<fs::path> files_below(const fs::path& root, const fs::path& folder) {
+  std::vector<fs::path> files;
+  if (!fs::is_directory(root / folder)) return files;
+  for (auto it = fs::recursive_directory_iterator(root / folder);
+       it != fs::recursive_directory_iterator(); ++it) {
+    if (it->is_directory() && it->path().filename() == "__pycache__") it.disable_recursion_pending();
+    if (it->is_regular_file()) files.push_back(fs::relative(it->path(), root));
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+bool is_cpp(const fs::path& path) {
+  static const Names kExtensions = {".hpp", ".cpp", ".h", ".cc", ".cu", ".cuh"};
+  return kExtensions.contains(path.extension().string());
+}
+
+std::vector<Include> includes_of(const fs::path& path) {
+  // Through a macro or in a string nothing is found; neither has a place here.
+  static const std::regex kInclude(R"re(^\s*#\s*include\s*(["<])([^">]+)[">])re");
+  std::vector<Include> includes;
+  int number = 0;
+  for (const std::string& line : lines_of(path)) {
+    ++number;
+    std::smatch match;
+    if (std::regex_search(line, match, kInclude)) {
+      includes.push_back({number, match[2], match[1] == "\""});
+    }
+  }
+  return includes;
+}
+
+bool is_standard(const std::string& target) {
+  return target.find_first_of("./") == std::string::npos;
+}
+
+bool is_system(const std::string& target) {
+  static const std::array kPrefixes = {"sys/", "linux/", "netinet/", "arpa/"};
+  if (starts_with_any(target, kPrefixes)) return true;
+  return target.ends_with(".h") && target.find('/') == std::string::npos &&
+         !target.starts_with("zmq") && !target.starts_with("xxhash");
+}
+
+/// Why this include is not allowed in that file, if it is not. `parts` are the file's path.
+using Reason = std::optional<std::string>;
+
+Reason check_public(const Include& include, const fs::path& root) {
+  if (include.target.starts_with("weightcast/") && !include.is_quoted) {
+    if (fs::exists(root / "include" / include.target)) return {};
+    return "a public header includes only public headers of include/weightcast/";
+  }
+  if (is_standard(include.target) && !include.is_quoted) return {};
+  return "a public header includes the standard library and <weightcast/...> alone";
+}
+
+Reason check_library(const Include& include, const std::string& room, const fs::path& file) {
+  for (const auto& [prefix, rooms] : kLibraries) {
+    if (!include.target.starts_with(prefix)) continue;
+    if (!rooms.contains(room)) return "'" + prefix + "' does not belong in src/" + room;
+    if (prefix == "google/protobuf/" && !file.filename().string().starts_with("wire")) {
+      return "protobuf is used in the wire files of src/protocol alone";
+    }
+    return {};
+  }
+  return "a library that the rules do not know: add it to tests/unit/tree_rules.cpp with the "
+         "rooms that may use it, and to docs/dependencies.md";
+}
+
+Reason check_room(const Include& include, const std::string& room, const fs::path& file,
+                  const fs::path& root) {
+  const std::string& target = include.target;
+  if (starts_with_any(target, kTorchPrefixes)) return "torch belongs in plugin/torch";
+  if (target.starts_with("weightcast/")) return check_public(include, root);
+  if (!include.is_quoted) {
+    if (is_standard(target) || is_system(target)) return {};
+    return check_library(include, room, file);
+  }
+  const std::string first = fs::path(target).begin()->string();
+  if (room == "cli" && first != "cli") return "src/cli uses the public API alone";
+  if (first == room) return {};
+  if (first == "proto") {
+    if (room == "protocol" && !file.filename().string().starts_with("wire")) {
+      return "generated messages are used in the wire files of src/protocol alone";
+    }
+    if (kRooms.at(room).contains("proto")) return {};
+  }
+  if (!kRooms.contains(first) && first != "proto") {
+    return "write it relative to src/, as in \"base/clock.hpp\"";
+  }
+  if (kRooms.at(room).contains(first)) return {};
+  return "src/" + room + " may not include src/" + first;
+}
+
+Reason check_plugin(const Include& include, const fs::path& root) {
+  const std::string& target = include.target;
+  if (target == "torch/torch.h") return "torch/torch.h costs a minute and a gigabyte: name narrow headers";
+  if (starts_with_any(target, kTorchPrefixes) || is_standard(target)) return {};
+  if (target.starts_with("weightcast/") && !include.is_quoted) {
+    for (const char* place : {"include", "plugin/torch", "plugin/torch/include"}) {
+      if (fs::exists(root / place / target)) return {};
+    }
+    return "no such public header or plugin header";
+  }
+  return "the plugin includes torch, the standard library and <weightcast/...> alone";
+}
+
+Reason check_file_include(const Include& include, const fs::path& file, const fs::path& root) {
+  auto part = file.begin();
+  const std::string top = (part++)->string();
+  if (top == "include") return check_public(include, root);
+  if (top == "plugin") return check_plugin(include, root);
+  if (top == "src") {
+    const std::string room = part == file.end() ? "" : part->string();
+    if (!kRooms.contains(room)) return "this file is in no room of src/ that the rules know";
+    return check_room(include, room, file, root);
+  }
+  // Examples are users: they see the API, the plugin and what they bring along.
+  if (top == "examples" && include.is_quoted &&
+      kRooms.contains(fs::path(include.target).begin()->string())) {
+    return "an example uses the public API alone";
+  }
+  return {};
+}
+
+std::string quoted_names_in_meson(const fs::path& root, const fs::path& folder) {
+  std::string text;
+  for (const fs::path& file : files_below(root, folder)) {
+    if (file.filename() == "meson.build") text += read_text(root / file);
+  }
+  return text;
+}
+
+/// Whether a meson.build text names the file, alone or at the end of a relative path.
+bool is_named(const std::string& text, const fs::path& file) {
+  const std::string name = file.filename().string();
+  return text.find("'" + name + "'") != std::string::npos ||
+         text.find("/" + name + "'") != std::string::npos;
+}
+
+}  // namespace
+
+std::size_t count_cpp_files(const std::filesystem::path& root) {
+  std::size_t count = 0;
+  for (const char* folder : kFolders) {
+    const auto files = files_below(root, folder);
+    count += static_cast<std::size_t>(std::count_if(files.begin(), files.end(), is_cpp));
+  }
+  return count;
+}
+
+Violations check_includes(const std::filesystem::path& root) {
+  Violations found;
+  for (const char* folder : kFolders) {
+    for (const fs::path& file : files_below(root, folder)) {
+      if (!is_cpp(file)) continue;
+      for (const Include& include : includes_of(root / file)) {
+        if (const Reason reason = check_file_include(include, file, root)) {
+          found.push_back(file.string() + ":" + std::to_string(include.line) + ": includes " +
+                          include.target + ": " + *reason);
+        }
+      }
+    }
+  }
+  return found;
+}
+
+Violations check_listed(const std::filesystem::path& root) {
+  Violations found;
+  for (const char* folder : {"src", "include", "plugin", "tests", "examples", "bench"}) {
+    const std::string meson = quoted_names_in_meson(root, folder);
+    const std::string top = folder;
+    for (const fs::path& file : files_below(root, folder)) {
+      // Installed headers and everything that is compiled.
+      const bool is_header = top == "include" || top == "plugin";
+      const std::string extension = file.extension().string();
+      const bool is_wanted = extension == ".cpp" || (is_header && extension == ".hpp");
+      if (is_wanted && !is_named(meson, file)) {
+        found.push_back(file.string() + ": named in no meson.build below " + top +
+                        "/: it is not built, run or installed; add it there");
+      }
+    }
+  }
+  return found;
+}
+
+Violations check_words(const std::filesystem::path& root) {
+  // Split, so that this file does not hold the words itself.
+  static const std::regex kForbidden("\\bTO" "DO\\b|\\bFIX" "ME\\b|\\bplace" "holder|\\bstu" "b\\b|"
+                                     "\\bfor n" "ow\\b|/wo" "rk/|/ro" "ot/");
+  static const std::regex kSleeps("sleep" "_for|sleep" "_until|\\bu" "sleep|\\btime\\.sl" "eep|"
+                                  "\\bnano" "sleep|\\bsl" "eep\\(");
+  Violations found;
+  const auto check_file = [&](const fs::path& file) {
+    static const Names kText = {".hpp", ".cpp", ".h",  ".cu",    ".proto", ".py",   ".sh",
+                                ".md",  ".txt", ".in", ".build", ".supp",  ".json", ""};
+    if (!kText.contains(file.extension().string())) return;
+    const bool is_test = *file.begin() == "tests";
+    int number = 0;
+    for (const std::string& line : lines_of(root / file)) {
+      ++number;
+      std::smatch match;
+      const std::string place = file.string() + ":" + std::to_string(number) + ": ";
+      if (std::regex_search(line, match, kForbidden)) {
+        found.push_back(place + "'" + match.str() + "': finish it, or say it another way");
+      }
+      if (is_test && std::regex_search(line, match, kSleeps)) {
+        found.push_back(place + "'" + match.str() +
+                        "': tests wait for a condition, with a deadline (poll, condition variable)");
+      }
+    }
+  };
+  for (const char* folder : kFolders) {
+    for (const fs::path& file : files_below(root, folder)) check_file(file);
+  }
+  for (const char* file : {"README.md", "CONTRIBUTING.md", "meson.build", "meson_options.txt"}) {
+    if (fs::exists(root / file)) check_file(file);
+  }
+  return found;
+}
+
+}  // namespace tree_rules
