@@ -71,7 +71,8 @@ class ForbiddenArrowTest : public testing::TestWithParam<Arrow> {};
 
 TEST_P(ForbiddenArrowTest, IsFound) {
   PlantedTree tree;
-  tree.write(GetParam().file, std::string("#pragma once\n  #  include ") + GetParam().include + "\n");
+  tree.write(GetParam().file,
+             std::string("#pragma once\n  #  include ") + GetParam().include + "\n");
 
   const Violations found = tree_rules::check_includes(tree.root());
 
@@ -81,34 +82,31 @@ TEST_P(ForbiddenArrowTest, IsFound) {
 
 INSTANTIATE_TEST_SUITE_P(
     Planted, ForbiddenArrowTest,
-    testing::Values(Arrow{"src/base/a.hpp", "\"plan/b.hpp\""},
-                    Arrow{"src/plan/a.hpp", "\"codec/b.hpp\""},
-                    Arrow{"src/protocol/a.cpp", "\"staging/b.hpp\""},
-                    Arrow{"src/protocol/a.cpp", "\"proto/weightcast.pb.h\""},
-                    Arrow{"src/plan/wire.cpp", "\"proto/weightcast.pb.h\""},
-                    Arrow{"src/transport/a.cpp", "\"protocol/b.hpp\""},
-                    Arrow{"src/stream/a.cpp", "\"publisher/b.hpp\""},
-                    Arrow{"src/subscriber/a.cpp", "\"publisher/b.hpp\""},
-                    Arrow{"src/publisher/a.cpp", "\"subscriber/b.hpp\""},
-                    Arrow{"src/cli/a.cpp", "\"base/clock.hpp\""},
-                    Arrow{"src/base/a.cpp", "\"clock.hpp\""},
-                    Arrow{"src/base/a.cpp", "\"../plan/b.hpp\""},
-                    Arrow{"src/a.cpp", "<vector>"},
-                    Arrow{"src/unknown/a.cpp", "<vector>"},
-                    Arrow{"src/base/a.cpp", "<ATen/core/Tensor.h>"},
-                    Arrow{"src/base/a.cpp", "<torch/torch.h>"},
-                    Arrow{"src/base/a.cpp", "<boost/interprocess/mapped_region.hpp>"},
-                    Arrow{"src/staging/a.cpp", "<zmq.hpp>"},
-                    Arrow{"src/stream/a.cpp", "<google/protobuf/message_lite.h>"},
-                    Arrow{"src/base/a.cpp", "<nlohmann/json.hpp>"},
-                    Arrow{"src/base/a.cpp", "<weightcast/no_such_header.hpp>"},
-                    Arrow{"include/weightcast/a.hpp", "<unistd.h>"},
-                    Arrow{"include/weightcast/a.hpp", "\"base/clock.hpp\""},
-                    Arrow{"include/weightcast/a.hpp", "<boost/optional.hpp>"},
-                    Arrow{"plugin/torch/weightcast/a.hpp", "<torch/torch.h>"},
-                    Arrow{"plugin/torch/weightcast/a.hpp", "\"base/clock.hpp\""},
-                    Arrow{"plugin/torch/weightcast/a.hpp", "<zmq.hpp>"},
-                    Arrow{"examples/rl/a.cpp", "\"stream/loop.hpp\""}));
+    testing::Values(
+        Arrow{"src/base/a.hpp", "\"plan/b.hpp\""}, Arrow{"src/plan/a.hpp", "\"codec/b.hpp\""},
+        Arrow{"src/protocol/a.cpp", "\"staging/b.hpp\""},
+        Arrow{"src/protocol/a.cpp", "\"proto/weightcast.pb.h\""},
+        Arrow{"src/plan/wire.cpp", "\"proto/weightcast.pb.h\""},
+        Arrow{"src/transport/a.cpp", "\"protocol/b.hpp\""},
+        Arrow{"src/stream/a.cpp", "\"publisher/b.hpp\""},
+        Arrow{"src/subscriber/a.cpp", "\"publisher/b.hpp\""},
+        Arrow{"src/publisher/a.cpp", "\"subscriber/b.hpp\""},
+        Arrow{"src/cli/a.cpp", "\"base/clock.hpp\""}, Arrow{"src/base/a.cpp", "\"clock.hpp\""},
+        Arrow{"src/base/a.cpp", "\"../plan/b.hpp\""}, Arrow{"src/a.cpp", "<vector>"},
+        Arrow{"src/unknown/a.cpp", "<vector>"}, Arrow{"src/base/a.cpp", "<ATen/core/Tensor.h>"},
+        Arrow{"src/base/a.cpp", "<torch/torch.h>"},
+        Arrow{"src/base/a.cpp", "<boost/interprocess/mapped_region.hpp>"},
+        Arrow{"src/staging/a.cpp", "<zmq.hpp>"},
+        Arrow{"src/stream/a.cpp", "<google/protobuf/message_lite.h>"},
+        Arrow{"src/base/a.cpp", "<nlohmann/json.hpp>"},
+        Arrow{"src/base/a.cpp", "<weightcast/no_such_header.hpp>"},
+        Arrow{"include/weightcast/a.hpp", "<unistd.h>"},
+        Arrow{"include/weightcast/a.hpp", "\"base/clock.hpp\""},
+        Arrow{"include/weightcast/a.hpp", "<boost/optional.hpp>"},
+        Arrow{"plugin/torch/weightcast/a.hpp", "<torch/torch.h>"},
+        Arrow{"plugin/torch/weightcast/a.hpp", "\"base/clock.hpp\""},
+        Arrow{"plugin/torch/weightcast/a.hpp", "<zmq.hpp>"},
+        Arrow{"examples/rl/a.cpp", "\"stream/loop.hpp\""}));
 
 TEST(PlantedTreeTest, AllowedArrowsPass) {
   PlantedTree tree;
@@ -146,10 +144,18 @@ TEST(PlantedTreeTest, ForgottenFilesAreFound) {
 
 TEST(PlantedTreeTest, ForbiddenWordsAreFound) {
   PlantedTree tree;
-  tree.write("src/base/a.cpp", "int x;\n// TO" "DO: all\n");
-  tree.write("docs/a.md", "see /wo" "rk/main\n");
-  tree.write("tests/unit/a_test.cpp", "std::this_thread::sleep" "_for(1s);\n");
-  tree.write("src/base/b.cpp", "std::this_thread::sleep" "_for(1s);  // a retry, not a test\n");
+  tree.write("src/base/a.cpp",
+             "int x;\n// TO"
+             "DO: all\n");
+  tree.write("docs/a.md",
+             "see /wo"
+             "rk/main\n");
+  tree.write("tests/unit/a_test.cpp",
+             "std::this_thread::sleep"
+             "_for(1s);\n");
+  tree.write("src/base/b.cpp",
+             "std::this_thread::sleep"
+             "_for(1s);  // a retry, not a test\n");
 
   const Violations found = tree_rules::check_words(tree.root());
 

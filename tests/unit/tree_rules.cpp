@@ -16,8 +16,8 @@ namespace {
 namespace fs = std::filesystem;
 using Names = std::set<std::string>;
 
-const std::array kFolders = {"include", "src",   "plugin",   "proto",   "tests", "examples",
-                             "bench",   "docs",  "bindings", "scripts", ".ci"};
+const std::array kFolders = {"include", "src",  "plugin",   "proto",   "tests", "examples",
+                             "bench",   "docs", "bindings", "scripts", ".ci"};
 
 // A room of src/, and the rooms that it may include besides itself (docs/architecture.md).
 const std::map<std::string, Names> kRooms = {
@@ -28,8 +28,7 @@ const std::map<std::string, Names> kRooms = {
     {"staging", {"base", "driver"}},
     {"protocol", {"base", "plan", "proto"}},
     {"transport", {"base", "driver", "staging"}},
-    {"stream",
-     {"base", "driver", "plan", "codec", "staging", "proto", "protocol", "transport"}},
+    {"stream", {"base", "driver", "plan", "codec", "staging", "proto", "protocol", "transport"}},
     {"publisher",
      {"base", "driver", "plan", "codec", "staging", "proto", "protocol", "transport", "stream"}},
     {"subscriber",
@@ -75,7 +74,8 @@ std::vector<fs::path> files_below(const fs::path& root, const fs::path& folder) 
   if (!fs::is_directory(root / folder)) return files;
   for (auto it = fs::recursive_directory_iterator(root / folder);
        it != fs::recursive_directory_iterator(); ++it) {
-    if (it->is_directory() && it->path().filename() == "__pycache__") it.disable_recursion_pending();
+    if (it->is_directory() && it->path().filename() == "__pycache__")
+      it.disable_recursion_pending();
     if (it->is_regular_file()) files.push_back(fs::relative(it->path(), root));
   }
   std::sort(files.begin(), files.end());
@@ -165,7 +165,8 @@ Reason check_room(const Include& include, const std::string& room, const fs::pat
 
 Reason check_plugin(const Include& include, const fs::path& root) {
   const std::string& target = include.target;
-  if (target == "torch/torch.h") return "torch/torch.h costs a minute and a gigabyte: name narrow headers";
+  if (target == "torch/torch.h")
+    return "torch/torch.h costs a minute and a gigabyte: name narrow headers";
   if (starts_with_any(target, kTorchPrefixes) || is_standard(target)) return {};
   if (target.starts_with("weightcast/") && !include.is_quoted) {
     for (const char* place : {"include", "plugin/torch", "plugin/torch/include"}) {
@@ -257,10 +258,25 @@ Violations check_listed(const std::filesystem::path& root) {
 
 Violations check_words(const std::filesystem::path& root) {
   // Split, so that this file does not hold the words itself.
-  static const std::regex kForbidden("\\bTO" "DO\\b|\\bFIX" "ME\\b|\\bplace" "holder|\\bstu" "b\\b|"
-                                     "\\bfor n" "ow\\b|/wo" "rk/|/ro" "ot/");
-  static const std::regex kSleeps("sleep" "_for|sleep" "_until|\\bu" "sleep|\\btime\\.sl" "eep|"
-                                  "\\bnano" "sleep|\\bsl" "eep\\(");
+  static const std::regex kForbidden(
+      "\\bTO"
+      "DO\\b|\\bFIX"
+      "ME\\b|\\bplace"
+      "holder|\\bstu"
+      "b\\b|"
+      "\\bfor n"
+      "ow\\b|/wo"
+      "rk/|/ro"
+      "ot/");
+  static const std::regex kSleeps(
+      "sleep"
+      "_for|sleep"
+      "_until|\\bu"
+      "sleep|\\btime\\.sl"
+      "eep|"
+      "\\bnano"
+      "sleep|\\bsl"
+      "eep\\(");
   Violations found;
   const auto check_file = [&](const fs::path& file) {
     static const Names kText = {".hpp", ".cpp", ".h",  ".cu",    ".proto", ".py",   ".sh",
@@ -276,8 +292,9 @@ Violations check_words(const std::filesystem::path& root) {
         found.push_back(place + "'" + match.str() + "': finish it, or say it another way");
       }
       if (is_test && std::regex_search(line, match, kSleeps)) {
-        found.push_back(place + "'" + match.str() +
-                        "': tests wait for a condition, with a deadline (poll, condition variable)");
+        found.push_back(
+            place + "'" + match.str() +
+            "': tests wait for a condition, with a deadline (poll, condition variable)");
       }
     }
   };
