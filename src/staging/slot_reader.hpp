@@ -1,6 +1,8 @@
 // A slot as a reader sees it: mapped once, locked while it is read or served from.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -24,8 +26,10 @@ class SlotLock {
 
  private:
   friend class SlotReader;
-  explicit SlotLock(int fd) noexcept : fd_(fd) {}
+  explicit SlotLock(int fd) noexcept;
+  void release() noexcept;
   int fd_ = -1;  ///< borrowed from the SlotReader, which outlives the lock
+  pid_t process_ = 0;  ///< that took it; a forked child does not end its parent's lock
 };
 
 /// One slot of somebody else's slab, mapped privately: what a reader writes stays its own.
