@@ -131,19 +131,21 @@ MemoryRoom measure_memory_room(const std::string& root) {
 
 Status check_memory_room(const MemoryRoom& room, std::uint64_t bytes) {
   if (room.shm_free && bytes > *room.shm_free) {
-    return Status(Code::kExhausted,
-                  "shared memory needs " + in_mib(bytes) + " more, but " + kShmDirectory + " has " +
-                      in_mib(*room.shm_free) + " free of " + in_mib(room.shm_total.value_or(0)) +
-                      "; " + kSmaller + "enlarge it (docker run --shm-size=..., or mount -o "
-                      "remount,size=... " + kShmDirectory + ")");
+    return Status(Code::kExhausted, "shared memory needs " + in_mib(bytes) + " more, but " +
+                                        kShmDirectory + " has " + in_mib(*room.shm_free) +
+                                        " free of " + in_mib(room.shm_total.value_or(0)) + "; " +
+                                        kSmaller +
+                                        "enlarge it (docker run --shm-size=..., or mount -o "
+                                        "remount,size=... " +
+                                        kShmDirectory + ")");
   }
   const auto usable = [](std::uint64_t free) { return free - free / 16; };
   if (room.mem_available && bytes > usable(*room.mem_available)) {
-    return Status(Code::kExhausted,
-                  "shared memory needs " + in_mib(bytes) + " more, but the machine has only " +
-                      in_mib(*room.mem_available) +
-                      " available, of which a sixteenth is kept free; " + kSmaller +
-                      "free memory on this host");
+    return Status(Code::kExhausted, "shared memory needs " + in_mib(bytes) +
+                                        " more, but the machine has only " +
+                                        in_mib(*room.mem_available) +
+                                        " available, of which a sixteenth is kept free; " +
+                                        kSmaller + "free memory on this host");
   }
   if (room.cgroup_free && bytes > usable(*room.cgroup_free)) {
     return Status(Code::kExhausted,

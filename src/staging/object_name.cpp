@@ -26,11 +26,10 @@ bool parse_tagged(std::string_view text, char tag, T& out) noexcept {
 }  // namespace
 
 bool is_name_word(std::string_view word) noexcept {
-  return !word.empty() && word.size() <= 64 &&
-         std::all_of(word.begin(), word.end(), [](char c) {
-           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                  c == '_' || c == '-';
-         });
+  return !word.empty() && word.size() <= 64 && std::all_of(word.begin(), word.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-';
+  });
 }
 
 std::string owner_prefix(const ObjectOwner& owner) {
@@ -81,7 +80,8 @@ std::optional<ObjectName> parse_object_name(std::string_view name) {
   if (dash == std::string_view::npos ||
       !parse_number(part[4].substr(0, dash), out.owner.run.started_us) ||
       !parse_number(part[4].substr(dash + 1), out.owner.run.tie) ||
-      !parse_tagged(part[5], 'r', out.owner.rank) || !parse_number(part[6], out.owner.incarnation)) {
+      !parse_tagged(part[5], 'r', out.owner.rank) ||
+      !parse_number(part[6], out.owner.incarnation)) {
     return std::nullopt;
   }
   if (part[7] == "anchor") return out;

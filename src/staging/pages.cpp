@@ -58,7 +58,7 @@ std::size_t drop_private_copies(std::span<std::byte> pages) noexcept {
 
   std::array<std::uint64_t, 1024> entries;
   std::size_t dropped = 0;
-  std::size_t run_start = 0;   // of a run of private copies, in pages
+  std::size_t run_start = 0;  // of a run of private copies, in pages
   std::size_t run_length = 0;
   const auto end_run = [&] {
     if (run_length == 0) return;
@@ -69,10 +69,9 @@ std::size_t drop_private_copies(std::span<std::byte> pages) noexcept {
   std::size_t at = 0;
   while (at < count) {
     const std::size_t want = std::min(count - at, entries.size());
-    const ssize_t got =
-        pagemap ? ::pread(pagemap.get(), entries.data(), want * sizeof entries[0],
-                          static_cast<off_t>((first + at) * sizeof entries[0]))
-                : -1;
+    const ssize_t got = pagemap ? ::pread(pagemap.get(), entries.data(), want * sizeof entries[0],
+                                          static_cast<off_t>((first + at) * sizeof entries[0]))
+                                : -1;
     const std::size_t known = got > 0 ? static_cast<std::size_t>(got) / sizeof entries[0] : 0;
     if (known == 0) {  // not said: the rest counts as private
       end_run();

@@ -34,18 +34,21 @@ Status open_failure(const std::string& name, int error) {
       return Status(Code::kExhausted, what + "; raise the limit on open files (ulimit -n)");
     default:
       return Status(Code::kDenied,
-                    what + "; trainer and engines of one host must run as the same user and share " +
+                    what +
+                        "; trainer and engines of one host must run as the same user and share " +
                         kShmDirectory);
   }
 }
 
 Status create_failure(const std::string& name, int error) {
-  const std::string what = "cannot create shared memory " + path_of(name) + ": " + errno_text(error);
+  const std::string what =
+      "cannot create shared memory " + path_of(name) + ": " + errno_text(error);
   switch (error) {
     case EEXIST:
       return Status(Code::kExists,
-                    what + "; another source with the same job, policy, run, rank and incarnation "
-                           "is there: give each trainer job a name of its own");
+                    what +
+                        "; another source with the same job, policy, run, rank and incarnation "
+                        "is there: give each trainer job a name of its own");
     case EMFILE:
     case ENFILE:
       return Status(Code::kExhausted, what + "; raise the limit on open files (ulimit -n)");
@@ -98,11 +101,11 @@ Result<ShmRegion> map_object(const ShmObject& object, ShmMode mode, std::uint64_
   try {
     return ShmRegion(object, mode, static_cast<bip::offset_t>(offset), bytes);
   } catch (const bip::interprocess_exception& error) {
-    return Status(Code::kExhausted, "cannot map " + std::to_string(bytes) + " bytes of shared memory " +
-                                        std::string(object.get_name()) + ": " +
-                                        errno_text(native_errno(error)) +
-                                        "; raise the limit on address space (ulimit -v), or "
-                                        "vm.overcommit_memory or vm.max_map_count");
+    return Status(Code::kExhausted,
+                  "cannot map " + std::to_string(bytes) + " bytes of shared memory " +
+                      std::string(object.get_name()) + ": " + errno_text(native_errno(error)) +
+                      "; raise the limit on address space (ulimit -v), or "
+                      "vm.overcommit_memory or vm.max_map_count");
   }
 }
 

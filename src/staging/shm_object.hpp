@@ -19,13 +19,16 @@ using ShmMode = boost::interprocess::mode_t;
 /// "No space left on device".
 std::string errno_text(int error);
 
-inline int descriptor(const ShmObject& object) noexcept { return object.get_mapping_handle().handle; }
+inline int descriptor(const ShmObject& object) noexcept {
+  return object.get_mapping_handle().handle;
+}
 
 /// Creates an object with owner-only permissions and no bytes.
 /// @return kExists, kDenied (not writable), kExhausted (descriptors, inodes)
 Result<ShmObject> create_object(const std::string& name);
 
-/// Opens an object of this user. Does not follow links and does not open anything but regular files.
+/// Opens an object of this user. Does not follow links and does not open anything but regular
+/// files.
 /// @param mode read_only or read_write
 /// @return kNotFound, kDenied (another user's, or no regular file), kExhausted (descriptors)
 Result<ShmObject> open_object(const std::string& name, ShmMode mode);

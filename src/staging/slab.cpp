@@ -34,7 +34,8 @@ constexpr std::uint64_t kMaxSlotBytes = std::uint64_t{1} << 46;
 
 Status check_options(const SlabOptions& options) {
   const auto& owner = options.owner;
-  for (const auto& [what, word] : {std::pair{"job", &owner.job}, std::pair{"policy", &owner.policy}}) {
+  for (const auto& [what, word] :
+       {std::pair{"job", &owner.job}, std::pair{"policy", &owner.policy}}) {
     if (!is_name_word(*word)) {
       return Status(Code::kInvalid, std::string(what) + " \"" + *word +
                                         "\" cannot be used in names of shared memory: expected 1 "
@@ -42,8 +43,8 @@ Status check_options(const SlabOptions& options) {
     }
   }
   if (options.slots == 0 || options.slots > kMaxSlots) {
-    return Status(Code::kInvalid, "slots is " + std::to_string(options.slots) +
-                                      ": expected 1 to " + std::to_string(kMaxSlots));
+    return Status(Code::kInvalid, "slots is " + std::to_string(options.slots) + ": expected 1 to " +
+                                      std::to_string(kMaxSlots));
   }
   if (options.slot_bytes > kMaxSlotBytes / options.slots) {
     return Status(Code::kInvalid, "slot_bytes is " + std::to_string(options.slot_bytes) + " for " +
@@ -189,8 +190,7 @@ Status Slab::Impl::reserve(Slot& slot, std::atomic<bool>& give_up) {
     if (error != 0) return reserve_failure(slot.name, step, error);
     at += step;
   }
-  Result<ShmRegion> mapped =
-      map_object(slot.object, boost::interprocess::read_write, 0, total);
+  Result<ShmRegion> mapped = map_object(slot.object, boost::interprocess::read_write, 0, total);
   if (!mapped) return mapped.status();
   slot.region = std::move(*mapped);
   for (std::uint64_t at = 0; at < total && !give_up.load(); at += kReserveStep) {

@@ -19,16 +19,18 @@ bool read_header(int fd, SlotHeader& out) noexcept {
 }
 
 std::string describe(const Version& version, std::uint64_t generation, std::uint64_t bytes) {
-  return "version " + to_string(version) + " of generation " + std::to_string(generation) + " with " +
-         std::to_string(bytes) + " bytes";
+  return "version " + to_string(version) + " of generation " + std::to_string(generation) +
+         " with " + std::to_string(bytes) + " bytes";
 }
 
 std::string describe(const SlotHeader& header) {
   switch (static_cast<SlotState>(header.state)) {
-    case SlotState::kEmpty: return "nothing yet";
+    case SlotState::kEmpty:
+      return "nothing yet";
     case SlotState::kWriting:
       return "a version in the making, of generation " + std::to_string(header.generation);
-    case SlotState::kSealed: break;
+    case SlotState::kSealed:
+      break;
   }
   const Version version{{header.run_started_us, static_cast<std::uint32_t>(header.run_tie)},
                         header.number};
@@ -83,8 +85,9 @@ Result<std::unique_ptr<SlotReader>> SlotReader::open(const std::string& name) {
   struct stat info {};
   const int fd = descriptor(impl->object);
   if (!read_header(fd, header) || header.magic != kSlotMagic || ::fstat(fd, &info) != 0) {
-    return Status(Code::kMismatch, "shared memory " + name + " is no slot of weightcast, or not "
-                                   "finished yet; ask the source again");
+    return Status(Code::kMismatch, "shared memory " + name +
+                                       " is no slot of weightcast, or not "
+                                       "finished yet; ask the source again");
   }
   if (header.format != kSlotFormat) {
     return Status(Code::kMismatch, "slot " + name + " has format " + std::to_string(header.format) +
@@ -133,6 +136,10 @@ Result<SlotLock> SlotReader::lock(const Version& version, std::uint64_t generati
   return held;
 }
 
-std::span<std::byte> SlotReader::payload() noexcept { return impl_->pages().first(impl_->capacity); }
+bool SlotReader::gone() const noexcept { return !still_linked(descriptor(impl_->object)); }
+
+std::span<std::byte> SlotReader::payload() noexcept {
+  return impl_->pages().first(impl_->capacity);
+}
 
 }  // namespace weightcast::staging

@@ -52,6 +52,9 @@ class SlotReader {
   Result<SlotLock> lock(const Version& version, std::uint64_t generation,
                         std::uint64_t payload_bytes);
 
+  /// Whether the object has been unlinked: nothing new will come in it, but what a lock holds stays.
+  bool gone() const noexcept;
+
   /// The payload. Valid as long as this object lives; meaningful only under a lock. Writes are
   /// private to this process (copy on write).
   std::span<std::byte> payload() noexcept;
