@@ -1,0 +1,218 @@
+// The one that decides: who is a member, which publish point becomes a version, when a version is
+// committed, and who is evicted. It carries no weights.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "protocol/message.hpp"
+
+namespace weightcast::protocol {
+
+/// A connection, as the loop numbers it.
+using Peer = std::uint64_t;
+
+struct CoordinatorConfig {
+  Run run;
+  std::uint32_t world_size = 1;
+  std::string launch;
+  std::string policy;
+  Duration heartbeat = std::chrono::milliseconds(100);
+  Duration member_timeout = std::chrono::seconds(2);
+  Duration attempt_timeout = std::chrono::seconds(10);  ///< to stage; and again to apply
+  Duration catch_up_backoff = std::chrono::milliseconds(100);  ///< after a failure; doubles, to 5 s
+  std::uint32_t compare_every = 64;                     ///< versions; 0: never
+  std::uint32_t min_receivers = 0;                      ///< what a verdict waits for
+};
+
+struct Outgoing {
+  Peer peer = 0;
+  Message message;
+};
+
+/// What happened, for logs and status; the machine itself writes none.
+struct Note {
+  bool warning = false;
+  std::string text;  ///< "event=<name> key=value ..."
+};
+
+/// Sans-I/O: events in, messages out. Not thread safe.
+///
+/// A round brings one version to a set of receivers that is frozen when it begins and can only
+/// shrink. Each receiver has at most one assignment at a time, numbered by an attempt that only
+/// rises: a part of the round, or a catch-up of its own.
+class Coordinator {
+ public:
+  Coordinator(CoordinatorConfig config, Clock::time_point now);
+
+  void receive(Clock::time_point now, Peer peer, const Message& message);
+  void tick(Clock::time_point now);
+  Clock::time_point next_wakeup() const noexcept;
+  std::vector<Outgoing> take_outbox() { return std::exchange(outbox_, {}); }
+  std::vector<Note> take_notes() { return std::exchange(notes_, {}); }
+
+  const Run& run() const noexcept { return config_.run; }
+  std::uint64_t published() const noexcept { return published_; }
+  std::uint64_t committed() const noexcept { return committed_; }
+  /// A member has seen a newer run: this one gives no more grants.
+  bool superseded() const noexcept { return superseded_; }
+
+  struct ReceiverView {
+    std::string name;
+    Version serving;
+    std::string state;  ///< "active", "joining", "lagging"
+  };
+  std::vector<ReceiverView> receivers() const;
+  std::uint32_t sources_joined() const noexcept;
+  bool round_open() const noexcept { return round_.has_value(); }
+
+  struct Counters {
+    std::uint64_t commits = 0;
+    std::uint64_t rounds_aborted = 0;
+    std::uint64_t receivers_evicted = 0;
+    std::uint64_t sources_evicted = 0;
+    std::uint64_t rejoins = 0;
+    std::uint64_t demotions = 0;   ///< failed or late in a round, catching up alone
+    std::uint64_t catch_ups = 0;   ///< ended well
+    std::uint64_t grants = 0;
+    std::uint64_t grants_void = 0;
+    std::uint64_t refused = 0;
+    std::uint64_t dropped = 0;
+    std::uint64_t drifted = 0;
+    std::int64_t last_apply_ns = 0;  ///< from the last rank's publish point to the last APPLIED
+  };
+  const Counters& counters() const noexcept { return counters_; }
+
+ private:
+  struct SourceMember {
+    Peer peer = 0;
+    Member member;
+    Clock::time_point last_heard;
+    SourceState state;
+    std::uint64_t sequence = 0;        ///< of the orders sent
+    std::uint64_t sealed_ordinal = 0;
+    bool state_known = false;
+    std::optional<FlushRequest> flush;
+  };
+  enum class Stage { kPreparing, kStaged, kCommitting };
+  struct Assignment {
+    std::uint64_t attempt = 0;
+    std::uint64_t number = 0;
+    bool in_round = false;
+    Stage stage = Stage::kPreparing;
+    std::uint32_t failures = 0;
+    Clock::time_point prepare_sent;
+    Clock::time_point deadline;
+  };
+  struct ReceiverMember {
+    Peer peer = 0;
+    Member member;
+    Clock::time_point last_heard;
+    ReceiverState state;
+    std::uint64_t sequence = 0;
+    std::optional<Assignment> assignment;
+    std::uint64_t last_attempt = 0;  ///< orders of the newest assignment go on after its end
+    Order last_order = Order::kNone;
+    bool lagging = false;            ///< failed or was too late in the round of lag_number; out of
+                                     ///< further ones until it serves that or a later version
+    std::uint64_t lag_number = 0;
+    std::uint32_t catch_up_failures = 0;
+    Clock::time_point retry_at;
+    std::string failure;
+  };
+  struct Grant {
+    std::uint64_t ordinal = 0;
+    std::uint64_t point = 0;
+    bool open = false;
+    bool compare = false;
+    std::map<std::uint32_t, Sealed> sealed;
+  };
+  struct VersionRecord {
+    plan::Manifest manifest;
+    std::int64_t captured_at_ns = 0;
+  };
+  struct Round {
+    std::uint64_t number = 0;
+    bool committed = false;
+    std::int64_t apply_ns = 0;  ///< the slowest receiver's so far
+    std::set<std::string> lost;
+  };
+
+  // Joining and leaving (coordinator_members.cpp).
+  void on_hello(Clock::time_point now, Peer peer, const Message& message, const Hello& hello);
+  void welcome_source(Clock::time_point now, Peer peer, const Member& member, const Hello& hello);
+  void welcome_receiver(Clock::time_point now, Peer peer, const Member& member,
+                        const Hello& hello);
+  void refuse(Peer peer, const Member& member, Refusal reason, std::string text);
+  void evict_silent(Clock::time_point now);
+  void drop_source(Clock::time_point now, std::uint32_t rank, const char* why);
+  void drop_receiver(Clock::time_point now, const std::string& name, const char* why, bool lost);
+
+  // From publish points to versions.
+  void on_source_state(Clock::time_point now, SourceMember& source, const SourceState& state);
+  void on_sealed(Clock::time_point now, std::uint32_t rank, const Sealed& sealed);
+  void finish_grant(Clock::time_point now);
+  void void_grant(const std::string& why);
+  void consider_grant(Clock::time_point now);
+  bool compare_ranks();
+  std::uint64_t furthest_point() const noexcept;
+
+  // From versions to receivers (coordinator_rounds.cpp).
+  void on_receiver_state(Clock::time_point now, ReceiverMember& receiver,
+                         const ReceiverState& state);
+  void consider_round(Clock::time_point now);
+  void consider_commit(Clock::time_point now);
+  void consider_round_end(Clock::time_point now);
+  void abort_round(Clock::time_point now, const char* why);
+  void consider_catch_ups(Clock::time_point now);
+  void check_deadlines(Clock::time_point now);
+  void assign(Clock::time_point now, ReceiverMember& receiver, std::uint64_t number,
+              bool in_round);
+  void end_assignment(ReceiverMember& receiver, Order order);
+  void demote(Clock::time_point now, ReceiverMember& receiver, const std::string& why);
+  void failed(Clock::time_point now, ReceiverMember& receiver, const std::string& why);
+  void send_prepare(Clock::time_point now, ReceiverMember& receiver);
+  bool on_its_way(const FlushRequest& flush) const;
+  void fix_verdict();
+  void answer_flushes();
+  void forget_versions();
+  std::vector<std::uint64_t> needed_points() const;
+
+  void settle(Clock::time_point now);
+  void broadcast_orders(Clock::time_point now);
+  void send_orders(SourceMember& source);
+  void send_orders(ReceiverMember& receiver);
+  void send(Peer peer, const Member& member, Body body);
+  void note(bool warning, std::string text);
+
+  CoordinatorConfig config_;
+  std::map<std::uint32_t, SourceMember> sources_;
+  std::map<std::string, ReceiverMember> receivers_;
+  std::optional<Grant> grant_;
+  std::uint64_t grant_ordinal_ = 0;
+  std::uint64_t lookahead_ = 1;
+  std::map<std::uint64_t, VersionRecord> versions_;
+  std::optional<std::uint64_t> pending_;  ///< sealed, its round has not begun
+  std::optional<Round> round_;
+  std::uint64_t published_ = 0;
+  std::uint64_t committed_ = 0;
+  std::uint64_t attempts_ = 0;
+  std::uint64_t furthest_ = 1;  ///< greatest next_point ever heard
+  bool superseded_ = false;
+  std::optional<Verdict> verdict_;  ///< of the newest version whose round has ended
+  bool verdict_fixed_ = false;      ///< somebody was told
+  bool changed_ = false;            ///< orders have to be sent
+  std::map<std::pair<Role, std::string>, std::uint64_t> known_;  ///< newest incarnation of each name
+  Counters counters_;
+  Clock::time_point last_tick_;
+  Clock::time_point next_beat_;
+  std::vector<Outgoing> outbox_;
+  std::vector<Note> notes_;
+};
+
+}  // namespace weightcast::protocol

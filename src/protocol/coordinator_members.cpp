@@ -1,0 +1,155 @@
+// The coordinator's members: joining, being refused, leaving, being evicted.
+#include <algorithm>
+
+#include "protocol/coordinator.hpp"
+#include "protocol/seeded_bug.hpp"
+
+namespace weightcast::protocol {
+
+void Coordinator::refuse(Peer peer, const Member& member, Refusal reason, std::string text) {
+  ++counters_.refused;
+  send(peer, member, Refused{reason, std::move(text)});
+}
+
+void Coordinator::on_hello(Clock::time_point now, Peer peer, const Message& message,
+                           const Hello& hello) {
+  const Member& member = message.member;
+  if (hello.highest_run > config_.run) {
+    superseded_ = true;
+    refuse(peer, member, Refusal::kSuperseded,
+           "run " + to_string(config_.run) + " has been replaced by " +
+               to_string(hello.highest_run));
+    return;
+  }
+  if (hello.policy != config_.policy) {
+    refuse(peer, member, Refusal::kPolicy,
+           "policy \"" + config_.policy + "\" is published here, not \"" + hello.policy +
+               "\"; give both sides the same policy name");
+    return;
+  }
+  std::uint64_t& newest = known_[{member.role, member.name}];
+  if (member.incarnation < newest) {
+    ++counters_.dropped;  // a delayed Hello of a former stay
+    return;
+  }
+  newest = member.incarnation;
+  if (member.role == Role::kSource) {
+    if (hello.launch != config_.launch || hello.world_size != config_.world_size ||
+        hello.rank >= config_.world_size ||
+        member.name != "rank-" + std::to_string(hello.rank)) {
+      refuse(peer, member, Refusal::kLaunch,
+             "rank " + std::to_string(hello.rank) + " of " + std::to_string(hello.world_size) +
+                 " (launch \"" + hello.launch + "\") does not belong to this trainer of " +
+                 std::to_string(config_.world_size) + " ranks (launch \"" + config_.launch +
+                 "\"); start all ranks by one torchrun, or set rank, world_size and launch alike");
+      return;
+    }
+    welcome_source(now, peer, member, hello);
+  } else {
+    welcome_receiver(now, peer, member, hello);
+  }
+}
+
+void Coordinator::welcome_source(Clock::time_point now, Peer peer, const Member& member,
+                                 const Hello& hello) {
+  auto found = sources_.find(hello.rank);
+  if (found != sources_.end()) {
+    if (found->second.member == member) {  // its Welcome was lost
+      send(peer, member, Welcome{furthest_});
+      return;
+    }
+    if (found->second.peer != peer && now - found->second.last_heard <= config_.member_timeout) {
+      refuse(peer, member, Refusal::kNameTaken,
+             "rank " + std::to_string(hello.rank) +
+                 " is here already; if its process has died, this clears up by itself");
+      return;
+    }
+    drop_source(now, hello.rank, "replaced");
+    ++counters_.rejoins;
+  }
+  furthest_ = std::max(furthest_, hello.next_point);
+  SourceMember source;
+  source.peer = peer;
+  source.member = member;
+  source.last_heard = now;
+  source.state.next_point = std::max<std::uint64_t>(1, hello.next_point);
+  send(peer, member, Welcome{furthest_});
+  sources_.insert_or_assign(hello.rank, std::move(source));
+  changed_ = true;
+  note(false, "event=source_joined rank=" + std::to_string(hello.rank));
+}
+
+void Coordinator::welcome_receiver(Clock::time_point now, Peer peer, const Member& member,
+                                   const Hello& hello) {
+  auto found = receivers_.find(member.name);
+  if (found != receivers_.end()) {
+    if (found->second.member == member) {
+      send(peer, member, Welcome{furthest_});
+      return;
+    }
+    if (found->second.peer != peer && now - found->second.last_heard <= config_.member_timeout) {
+      refuse(peer, member, Refusal::kNameTaken,
+             "a receiver named \"" + member.name +
+                 "\" is here already; give each receiver a name of its own");
+      return;
+    }
+    drop_receiver(now, member.name, "replaced", true);
+    ++counters_.rejoins;
+  }
+  ReceiverMember receiver;
+  receiver.peer = peer;
+  receiver.member = member;
+  receiver.last_heard = now;
+  receiver.state.serving = hello.serving;
+  receiver.retry_at = now;
+  send(peer, member, Welcome{furthest_});
+  receivers_.insert_or_assign(member.name, std::move(receiver));
+  changed_ = true;
+  note(false, "event=receiver_joined name=" + member.name);
+}
+
+void Coordinator::evict_silent(Clock::time_point now) {
+  if (seeded(Bug::kNoEviction)) return;
+  std::vector<std::uint32_t> ranks;
+  for (const auto& [rank, source] : sources_) {
+    if (now - source.last_heard > config_.member_timeout) ranks.push_back(rank);
+  }
+  for (std::uint32_t rank : ranks) {
+    ++counters_.sources_evicted;
+    drop_source(now, rank, "silent");
+  }
+  std::vector<std::string> names;
+  for (const auto& [name, receiver] : receivers_) {
+    if (now - receiver.last_heard > config_.member_timeout) names.push_back(name);
+  }
+  for (const std::string& name : names) {
+    ++counters_.receivers_evicted;
+    drop_receiver(now, name, "silent", true);
+  }
+}
+
+void Coordinator::drop_source(Clock::time_point now, std::uint32_t rank, const char* why) {
+  const std::string text = "rank " + std::to_string(rank) + " " + why;
+  note(true, "event=source_gone rank=" + std::to_string(rank) + " why=" + why +
+                 " what=\"no new versions until it is back; engines serve on\"");
+  sources_.erase(rank);
+  changed_ = true;
+  if (grant_ && grant_->open) void_grant(text);
+  // Its slots may be gone at any moment: what nobody serves yet is not brought to anybody.
+  if (pending_) pending_.reset();
+  if (round_ && !round_->committed) abort_round(now, text.c_str());
+}
+
+void Coordinator::drop_receiver(Clock::time_point, const std::string& name, const char* why,
+                                bool lost) {
+  auto found = receivers_.find(name);
+  if (found == receivers_.end()) return;
+  if (round_ && found->second.assignment && found->second.assignment->in_round && lost) {
+    round_->lost.insert(name);
+  }
+  note(lost, "event=receiver_gone name=" + name + " why=" + why);
+  receivers_.erase(found);
+  changed_ = true;
+}
+
+}  // namespace weightcast::protocol

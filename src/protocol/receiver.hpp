@@ -1,0 +1,127 @@
+// An engine in the protocol: attempts, staging, the switch, and what it serves.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "protocol/message.hpp"
+
+namespace weightcast::protocol {
+
+struct ReceiverConfig {
+  std::string name;
+  std::string policy;
+  std::uint64_t incarnation = 1;  ///< the first one; rises at every rejoin
+  Duration heartbeat = std::chrono::milliseconds(100);
+  Duration member_timeout = std::chrono::seconds(2);
+};
+
+/// Fetch, place and verify; ends with one stage_done(op).
+struct StartStage {
+  std::uint64_t op = 0;
+  Version version;
+  plan::Manifest manifest;
+};
+/// stage_done(op) should come soon, whatever its status; what was staged is then dropped.
+struct CancelStage {
+  std::uint64_t op = 0;
+};
+/// Forget what op has staged. Done when the call returns.
+struct DropStaged {
+  std::uint64_t op = 0;
+};
+/// Serve what op has staged; ends with one switched(op).
+struct Switch {
+  std::uint64_t op = 0;
+};
+using ReceiverAction = std::variant<StartStage, CancelStage, DropStaged, Switch>;
+
+/// Sans-I/O: events in, messages and actions out. Not thread safe.
+///
+/// At most one stage operation exists at a time: a new one starts only after the former has ended
+/// or was dropped, because both use the same second copy.
+class Receiver {
+ public:
+  Receiver(ReceiverConfig config, Clock::time_point now);
+
+  void receive(Clock::time_point now, const Message& message);
+  void stage_done(Clock::time_point now, std::uint64_t op, const Status& status);
+  void switched(Clock::time_point now, std::uint64_t op);
+  void set_lagging(Clock::time_point now, bool lagging);
+  void tick(Clock::time_point now);
+  void leave(Clock::time_point now);
+  Clock::time_point next_wakeup() const noexcept { return next_send_; }
+
+  std::vector<Message> take_outbox() { return std::exchange(outbox_, {}); }
+  std::vector<ReceiverAction> take_actions() { return std::exchange(actions_, {}); }
+  /// True once after contact was lost: the connection should be made anew.
+  bool take_reconnect() noexcept { return std::exchange(reconnect_, false); }
+
+  bool attached() const noexcept { return joined_; }
+  const Run& run() const noexcept { return run_; }
+  const Version& serving() const noexcept { return serving_; }
+  /// The newest version that the trainer was heard to have published.
+  const Version& published() const noexcept { return published_; }
+  std::uint64_t rejoined() const noexcept { return rejoined_; }
+  std::uint64_t dropped() const noexcept { return dropped_; }
+  Phase phase() const noexcept { return phase_; }
+  const std::string& failure() const noexcept { return failure_; }
+  std::optional<Refused> refused() const { return refused_; }
+  std::uint64_t incarnation() const noexcept { return me_.incarnation; }
+
+ private:
+  enum class OpState { kStaging, kCancelled, kStaged, kSwitching };
+  struct Op {
+    std::uint64_t id = 0;
+    std::uint64_t attempt = 0;
+    Version version;
+    OpState state = OpState::kStaging;
+  };
+  struct Wanted {
+    std::uint64_t attempt = 0;
+    Version version;
+    plan::Manifest manifest;
+  };
+
+  void on_prepare(Clock::time_point now, const Message& message, const Prepare& prepare);
+  void on_orders(Clock::time_point now, const ReceiverOrders& orders);
+  void stop_op();
+  void start_wanted();
+  void rejoin(Clock::time_point now);
+  void say_hello(Clock::time_point now);
+  void send_state(Clock::time_point now);
+  void send(Body body);
+
+  ReceiverConfig config_;
+  Member me_;
+  Run run_;  ///< the newest ever obeyed: older ones never are again
+  bool joined_ = false;
+  bool left_ = false;
+  bool reconnect_ = false;
+  bool lagging_ = false;
+  Version serving_;
+  Version published_;
+  std::int64_t applied_at_ns_ = 0;
+  std::uint64_t attempt_ = 0;
+  Phase phase_ = Phase::kIdle;
+  std::string failure_;
+  std::optional<Op> op_;
+  std::optional<Wanted> wanted_;  ///< waits for the end of op_
+  std::uint64_t next_op_ = 1;
+  ReceiverOrders orders_;
+  std::uint64_t sequence_ = 0;
+  std::optional<Refused> refused_;
+  std::uint64_t rejoined_ = 0;
+  std::uint64_t dropped_ = 0;
+  Clock::time_point last_heard_;
+  Clock::time_point last_tick_;
+  Clock::time_point next_send_;
+  std::vector<Message> outbox_;
+  std::vector<ReceiverAction> actions_;
+};
+
+}  // namespace weightcast::protocol

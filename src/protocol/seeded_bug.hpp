@@ -1,0 +1,38 @@
+// Bugs that the simulation plants on purpose, to show that it would find them. In the library each
+// question is a constant false and costs nothing; only the simulation, which compiles the state
+// machines a second time with WEIGHTCAST_SEEDED_BUGS, can turn one on.
+#pragma once
+
+namespace weightcast::protocol {
+
+enum class Bug {
+  kNone,
+  kIgnoreReaderLock,        ///< a slot is rewritten although a reader holds it
+  kReuseKeptSlot,           ///< a slot is rewritten although the coordinator still needs it
+  kLostRelease,             ///< a slot is never given back
+  kAckBeforePlacing,        ///< STAGED is said when staging begins
+  kStaleAttemptAccepted,    ///< a commit is obeyed whatever attempt it is for
+  kStaleRunAccepted,        ///< an older run's orders are obeyed
+  kServeBackwards,          ///< a version older than the one served is applied
+  kNoQuarantine,            ///< a new staging begins while a cancelled one still writes
+  kEarlyCommit,             ///< committed when the first receiver is staged
+  kNoEviction,              ///< silent members are waited for without end
+  kStaleIncarnationCounted, ///< what an evicted incarnation says still counts
+  kVoidForgotten,           ///< a void grant's other shares stay in the version
+  kNoRetry,                 ///< a lost Prepare is never sent again
+  kCatchUpUnpinned,         ///< the version that a joiner reads is not kept
+  kLateGrantUsed            ///< a rank past the granted point captures at its next one
+};
+
+#if defined(WEIGHTCAST_SEEDED_BUGS)
+/// The bug that is turned on; set by the simulation alone, which has one thread.
+inline Bug& seeded_bug() noexcept {
+  static Bug bug = Bug::kNone;
+  return bug;
+}
+inline bool seeded(Bug bug) noexcept { return seeded_bug() == bug; }
+#else
+constexpr bool seeded(Bug) noexcept { return false; }
+#endif
+
+}  // namespace weightcast::protocol
