@@ -1,0 +1,55 @@
+// Where the members of a job on one host meet: a private directory with the coordinator's lock,
+// its socket, and the announcement that names the socket.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include <weightcast/types.hpp>
+
+namespace weightcast::stream {
+
+/// What the coordinator of a run announces.
+struct Announcement {
+  std::uint32_t protocol = 0;
+  std::string endpoint;  ///< ipc://...
+  Run run;
+  long pid = 0;
+};
+
+/// The folder of one job's policy: `<base>/<job>/<policy>`, all parts 0700 and ours.
+/// @param base empty: $XDG_RUNTIME_DIR/weightcast as given in `runtime_dir`, else
+///   /tmp/weightcast-<uid>
+/// @return kDenied with a remedy where a part is not ours, is a link, or is open to others
+Result<std::string> meeting_place(const std::string& base, const std::string& runtime_dir,
+                                  const std::string& job, const std::string& policy);
+
+/// Reads `<place>/coordinator`. @return kNotFound where nobody has announced; kInvalid where the
+/// file is not what a coordinator writes; kDenied where it is not ours
+Result<Announcement> read_announcement(const std::string& place);
+
+/// The coordinator's hold on a meeting place, for as long as it lives.
+/// Thread safety: one thread.
+class Rendezvous {
+ public:
+  /// Takes the lock (kExists where another trainer holds it; with `takeover` that one's hold no
+  /// longer counts), removes sockets of dead runs, and chooses this run's endpoint and Run: later
+  /// than the wall clock's and than any announced before.
+  static Result<std::unique_ptr<Rendezvous>> claim(const std::string& place, bool takeover);
+  /// Removes the socket and, where it is still ours, the announcement.
+  ~Rendezvous();
+  Rendezvous(const Rendezvous&) = delete;
+  Rendezvous& operator=(const Rendezvous&) = delete;
+
+  const Run& run() const noexcept;
+  const std::string& endpoint() const noexcept;
+  /// Call it once the endpoint is bound. Atomic (rename).
+  Status announce(std::uint32_t protocol);
+
+ private:
+  struct Impl;
+  explicit Rendezvous(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace weightcast::stream
