@@ -1,0 +1,42 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+#include "clock.hpp"
+#include "segment.hpp"
+
+namespace rl_loop {
+
+/// How far a worker runs ahead of the trainer. Segments beyond what the trainer can use before its
+/// next version would be thrown away there, and making them takes the cores that it trains on.
+class Pace {
+ public:
+  Pace(std::uint32_t segments_per_version, std::chrono::seconds idle_limit)
+      : quota_(segments_per_version), idle_limit_(idle_limit) {}
+
+  /// Notes that a segment was made under `tag`.
+  void made(WeightTag tag) {
+    if (tag != tag_ || made_ == 0) {
+      tag_ = tag;
+      made_ = 0;
+      newest_at_ = Clock::now();
+    }
+    ++made_;
+  }
+
+  /// Whether to await a newer version before the next segment.
+  [[nodiscard]] bool quota_spent() const { return made_ >= quota_; }
+
+  /// Whether no new version has come for so long that the job must be over.
+  [[nodiscard]] bool abandoned() const { return Clock::now() - newest_at_ > idle_limit_; }
+
+ private:
+  std::uint32_t quota_;
+  std::chrono::seconds idle_limit_;
+  WeightTag tag_;
+  std::uint32_t made_ = 0;
+  Clock::time_point newest_at_ = Clock::now();
+};
+
+}  // namespace rl_loop
