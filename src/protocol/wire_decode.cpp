@@ -1,0 +1,323 @@
+#include <algorithm>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include "proto/weightcast.pb.h"
+#include "protocol/wire.hpp"
+#include "protocol/wire_limits.hpp"
+#include "protocol/wire_text.hpp"
+
+namespace weightcast::protocol {
+namespace {
+
+constexpr const char* kSuspect =
+    "; the sender is damaged or runs another weightcast: run the same version on both sides";
+
+Status invalid(std::string what) { return {Code::kInvalid, std::move(what) + kSuspect}; }
+
+Status mismatch(std::uint32_t theirs) {
+  return {Code::kMismatch, "expected protocol version " + std::to_string(kProtocolVersion) +
+                               ", got " + std::to_string(theirs) +
+                               "; install the same weightcast in trainer and engines"};
+}
+
+// ---- checks (check_limits has counted the lists) ------------------------------------------------
+
+bool is_name(std::string_view name) noexcept {
+  return !name.empty() && name.size() <= kMaxMemberNameBytes &&
+         std::all_of(name.begin(), name.end(), [](char c) {
+           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                  c == '.' || c == '_' || c == ':' || c == '@' || c == '-';
+         });
+}
+
+Status check_name(const char* what, std::string_view name) {
+  if (is_name(name)) return Status::ok();
+  return invalid(std::string("expected a ") + what + " of 1 to " +
+                 std::to_string(kMaxMemberNameBytes) + " characters of [A-Za-z0-9._:@-], got " +
+                 std::to_string(name.size()) + " bytes that are none");
+}
+
+Status check_names(const char* what, const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    if (Status s = check_name(what, name); !s) return s;
+  }
+  return Status::ok();
+}
+
+Status check_text(const char* what, std::string& text) {
+  if (text.size() > kMaxTextBytes) {
+    return invalid(std::string("expected a ") + what + " of at most " +
+                   std::to_string(kMaxTextBytes) + " bytes, got " + std::to_string(text.size()));
+  }
+  text = clean_text(text);
+  return Status::ok();
+}
+
+/// The enum of ours that a number of the wire stands for; both count the same.
+template <class E>
+Status take_enum(const char* what, int value, E first, E last, E& out) {
+  if (value < static_cast<int>(first) || value > static_cast<int>(last)) {
+    return invalid(std::string("expected a known ") + what + ", got " + std::to_string(value));
+  }
+  out = static_cast<E>(value);
+  return Status::ok();
+}
+
+/// Which members a body goes between.
+template <class T>
+constexpr bool fits(Role role) {
+  if constexpr (std::is_same_v<T, SourceState> || std::is_same_v<T, Sealed> ||
+                std::is_same_v<T, FlushRequest> || std::is_same_v<T, SourceOrders> ||
+                std::is_same_v<T, Verdict>) {
+    return role == Role::kSource;
+  } else if constexpr (std::is_same_v<T, ReceiverState> || std::is_same_v<T, Prepare> ||
+                       std::is_same_v<T, ReceiverOrders>) {
+    return role == Role::kReceiver;
+  } else {
+    return true;
+  }
+}
+
+// ---- parts ----------------------------------------------------------------------------------
+
+Run read(const wire::Run& in) { return {.started_us = in.started_us(), .tie = in.tie()}; }
+
+Version read(const wire::Version& in) { return {.run = read(in.run()), .number = in.number()}; }
+
+/// What only the wire can get wrong is checked here; check_share has the rest.
+Status read(const wire::Share& in, plan::Share& out) {
+  out.rank = in.rank();
+  out.object = in.object();
+  out.generation = in.generation();
+  out.payload_bytes = in.payload_bytes();
+  if (std::any_of(out.object.begin(), out.object.end(), is_control)) {
+    return invalid("expected a shared-memory object's name, got control characters");
+  }
+  out.entries.resize(static_cast<std::size_t>(in.entries_size()));
+  for (int i = 0; i < in.entries_size(); ++i) {
+    const wire::ShareEntry& from = in.entries(i);
+    plan::ShareEntry& to = out.entries[static_cast<std::size_t>(i)];
+    to.info.name = from.name();
+    to.info.aliases.assign(from.aliases().begin(), from.aliases().end());
+    if (Status s = take_enum("dtype", from.dtype(), DType::kF64, DType::kBool, to.info.dtype); !s) {
+      return s;
+    }
+    to.info.shape.assign(from.shape().begin(), from.shape().end());
+    to.info.buffer = from.buffer();
+    to.offset = from.offset();
+    to.digest = {.a = from.digest_a(), .b = from.digest_b()};
+  }
+  return Status::ok();
+}
+
+// ---- bodies ---------------------------------------------------------------------------------
+
+Status read_body(const wire::Hello& in, Role role, Hello& out) {
+  out = {.rank = in.rank(),
+         .world_size = in.world_size(),
+         .launch = in.launch(),
+         .policy = in.policy(),
+         .highest_run = read(in.highest_run()),
+         .serving = read(in.serving()),
+         .next_point = in.next_point()};
+  if (role == Role::kSource && (out.world_size > kMaxRanks || out.rank >= out.world_size)) {
+    return invalid("expected a rank below a world size of at most " + std::to_string(kMaxRanks) +
+                   ", got rank " + std::to_string(out.rank) + " of " +
+                   std::to_string(out.world_size));
+  }
+  if (out.launch.size() > kMaxLaunchBytes ||
+      std::any_of(out.launch.begin(), out.launch.end(), is_control)) {
+    return invalid("expected a launch of at most " + std::to_string(kMaxLaunchBytes) +
+                   " bytes without control characters, got " + std::to_string(out.launch.size()) +
+                   " bytes");
+  }
+  return check_name("policy's name", out.policy);
+}
+
+Status read_body(const wire::SourceState& in, Role, SourceState& out) {
+  out = {.sequence = in.sequence(),
+         .next_point = in.next_point(),
+         .waiting = in.waiting(),
+         .ready = in.ready(),
+         .grant_ordinal = in.grant_ordinal(),
+         .grant_void = in.grant_void(),
+         .void_reason = in.void_reason()};
+  return check_text("reason", out.void_reason);
+}
+
+Status read_body(const wire::Sealed& in, Role, Sealed& out) {
+  out.grant_ordinal = in.grant_ordinal();
+  out.point = in.point();
+  out.layout_fingerprint = in.layout_fingerprint();
+  out.has_policy_digest = in.has_policy_digest();
+  out.policy_digest = {.a = in.policy_digest().a(), .b = in.policy_digest().b()};
+  out.captured_at_ns = in.captured_at_ns();
+  if (!in.has_share()) return invalid("expected a share in Sealed, got none");
+  if (Status s = read(in.share(), out.share); !s) return s;
+  return plan::check_share(out.share);
+}
+
+Status read_body(const wire::ReceiverState& in, Role, ReceiverState& out) {
+  out = {.sequence = in.sequence(),
+         .attempt = in.attempt(),
+         .phase = Phase::kIdle,
+         .failure = in.failure(),
+         .serving = read(in.serving()),
+         .lagging = in.lagging(),
+         .applied_at_ns = in.applied_at_ns()};
+  if (Status s = take_enum("phase", in.phase(), Phase::kIdle, Phase::kApplied, out.phase); !s) {
+    return s;
+  }
+  return check_text("failure", out.failure);
+}
+
+Status read_body(const wire::FlushRequest& in, Role, FlushRequest& out) {
+  out = {.ordinal = in.ordinal(), .point = in.point(), .grant_ordinal = in.grant_ordinal()};
+  return Status::ok();
+}
+
+Status read_body(const wire::Bye&, Role, Bye&) { return Status::ok(); }
+
+Status read_body(const wire::Welcome& in, Role, Welcome& out) {
+  out = {.next_point = in.next_point()};
+  return Status::ok();
+}
+
+Status read_body(const wire::Refused& in, Role, Refused& out) {
+  if (Status s = take_enum("refusal", in.reason(), Refusal::kStale, Refusal::kSuperseded, out.reason);
+      !s) {
+    return s;
+  }
+  out.message = in.message();
+  return check_text("refusal's message", out.message);
+}
+
+Status read_body(const wire::SourceOrders& in, Role, SourceOrders& out) {
+  out = {.sequence = in.sequence(),
+         .grant_ordinal = in.grant_ordinal(),
+         .grant_point = in.grant_point(),
+         .grant_open = in.grant_open(),
+         .compare = in.compare(),
+         .sealed_ordinal = in.sealed_ordinal(),
+         .keep = {in.keep().begin(), in.keep().end()},
+         .published = in.published(),
+         .committed = in.committed()};
+  return Status::ok();
+}
+
+Status read_body(const wire::Prepare& in, Role, Prepare& out) {
+  out.attempt = in.attempt();
+  out.number = in.number();
+  out.manifest.shares.resize(static_cast<std::size_t>(in.manifest().shares_size()));
+  for (int i = 0; i < in.manifest().shares_size(); ++i) {
+    plan::Share& share = out.manifest.shares[static_cast<std::size_t>(i)];
+    if (Status s = read(in.manifest().shares(i), share); !s) return s;
+  }
+  return plan::check_manifest(out.manifest);
+}
+
+Status read_body(const wire::ReceiverOrders& in, Role, ReceiverOrders& out) {
+  out = {.sequence = in.sequence(),
+         .attempt = in.attempt(),
+         .order = Order::kNone,
+         .published = in.published(),
+         .committed = in.committed()};
+  return take_enum("order", in.order(), Order::kNone, Order::kAbort, out.order);
+}
+
+Status read_body(const wire::Verdict& in, Role, Verdict& out) {
+  out = {.ordinal = in.ordinal(),
+         .number = in.number(),
+         .applied = {in.applied().begin(), in.applied().end()},
+         .lost = {in.lost().begin(), in.lost().end()},
+         .min_receivers = in.min_receivers()};
+  if (Status s = check_names("receiver's name", out.applied); !s) return s;
+  return check_names("receiver's name", out.lost);
+}
+
+template <class T, class W>
+Status take_body(const W& in, Message& out) {
+  if (!fits<T>(out.member.role)) {
+    return invalid("expected a body that fits the member's role, got that of the other role");
+  }
+  return read_body(in, out.member.role, out.body.emplace<T>());
+}
+
+Status read_body(const wire::Envelope& in, Message& out) {
+  switch (in.body_case()) {
+    case wire::Envelope::kHello: return take_body<Hello>(in.hello(), out);
+    case wire::Envelope::kSourceState: return take_body<SourceState>(in.source_state(), out);
+    case wire::Envelope::kSealed: return take_body<Sealed>(in.sealed(), out);
+    case wire::Envelope::kReceiverState: return take_body<ReceiverState>(in.receiver_state(), out);
+    case wire::Envelope::kFlushRequest: return take_body<FlushRequest>(in.flush_request(), out);
+    case wire::Envelope::kBye: return take_body<Bye>(in.bye(), out);
+    case wire::Envelope::kWelcome: return take_body<Welcome>(in.welcome(), out);
+    case wire::Envelope::kRefused: return take_body<Refused>(in.refused(), out);
+    case wire::Envelope::kSourceOrders: return take_body<SourceOrders>(in.source_orders(), out);
+    case wire::Envelope::kPrepare: return take_body<Prepare>(in.prepare(), out);
+    case wire::Envelope::kReceiverOrders: return take_body<ReceiverOrders>(in.receiver_orders(), out);
+    case wire::Envelope::kVerdict: return take_body<Verdict>(in.verdict(), out);
+    case wire::Envelope::BODY_NOT_SET: break;
+  }
+  return invalid("expected a message with a known body, got none");
+}
+
+/// Of an Envelope or a Preamble: their fields are the same.
+template <class W>
+Status read_member(const W& in, Member& out) {
+  if (Status s = take_enum("role", in.role(), Role::kSource, Role::kReceiver, out.role); !s) return s;
+  if (Status s = check_name("member's name", in.name()); !s) return s;
+  out.name = in.name();
+  out.incarnation = in.incarnation();
+  return Status::ok();
+}
+
+bool parse(std::span<const std::byte> bytes, google::protobuf::MessageLite& out) {
+  // The size fits an int: it is at most kMaxMessageBytes.
+  return out.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
+}
+
+}  // namespace
+
+Result<Message> decode(std::span<const std::byte> bytes) {
+  if (bytes.size() > kMaxMessageBytes) {
+    return invalid("expected a message of at most " + std::to_string(kMaxMessageBytes) +
+                   " bytes, got " + std::to_string(bytes.size()));
+  }
+  const Status limits = check_limits(bytes);
+  wire::Envelope envelope;
+  if (!limits || !parse(bytes, envelope)) {
+    // Another version's body may look like nonsense to us: then its number is the better answer.
+    wire::Preamble preamble;
+    if (parse(bytes, preamble) && preamble.protocol_version() != 0 &&
+        preamble.protocol_version() != kProtocolVersion) {
+      return mismatch(preamble.protocol_version());
+    }
+    return invalid(limits ? "expected a message of weightcast, got " +
+                                std::to_string(bytes.size()) + " bytes that are none"
+                          : limits.message());
+  }
+  if (envelope.protocol_version() == 0) {
+    return invalid("expected a protocol version, got none");
+  }
+  if (envelope.protocol_version() != kProtocolVersion) {
+    return mismatch(envelope.protocol_version());
+  }
+  Message message;
+  message.run = read(envelope.run());
+  if (Status s = read_member(envelope, message.member); !s) return s;
+  if (Status s = read_body(envelope, message); !s) return s;
+  return message;
+}
+
+std::optional<Member> peek_member(std::span<const std::byte> bytes) {
+  wire::Preamble preamble;
+  if (bytes.size() > kMaxMessageBytes || !parse(bytes, preamble)) return std::nullopt;
+  Member member;
+  if (!read_member(preamble, member)) return std::nullopt;
+  return member;
+}
+
+}  // namespace weightcast::protocol

@@ -1,0 +1,150 @@
+// Messages with random but valid contents, for tests of the wire.
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <string>
+#include <utility>
+
+#include "protocol/message.hpp"
+
+namespace weightcast::protocol {
+
+class RandomMessage {
+ public:
+  explicit RandomMessage(std::uint64_t seed) : engine_(seed) {}
+
+  std::mt19937_64& engine() noexcept { return engine_; }
+
+  /// One with the body of that index in Body.
+  Message of_kind(std::size_t index) {
+    Message message;
+    message.run = run();
+    message.member = {.role = flip() ? Role::kSource : Role::kReceiver, .name = name(),
+                      .incarnation = u64()};
+    message.body = body(index, message.member.role);
+    return message;
+  }
+
+  std::uint64_t below(std::uint64_t n) { return engine_() % n; }
+
+ private:
+  bool flip() { return (engine_() & 1) != 0; }
+  /// Small, large and extreme numbers alike.
+  std::uint64_t u64() {
+    switch (below(4)) {
+      case 0: return 0;
+      case 1: return below(1000);
+      case 2: return ~std::uint64_t{0};
+      default: return engine_();
+    }
+  }
+  std::uint32_t u32() { return static_cast<std::uint32_t>(u64()); }
+  std::int64_t i64() { return static_cast<std::int64_t>(u64()); }
+  Run run() { return {.started_us = u64(), .tie = u32()}; }
+  Version version() { return {.run = run(), .number = u64()}; }
+  base::Digest digest() { return {.a = u64(), .b = u64()}; }
+
+  std::string from(std::string_view alphabet, std::size_t least, std::size_t most) {
+    std::string out(least + below(most - least + 1), '\0');
+    for (char& c : out) c = alphabet[below(alphabet.size())];
+    return out;
+  }
+  std::string name() { return from("abcXYZ019._:@-", 1, 128); }
+  std::string text() { return from("abc XYZ.,'\"\\\xc3\xa9", 0, 4096); }
+
+  plan::Share share(std::uint32_t rank) {
+    plan::Share out;
+    out.rank = rank;
+    out.object = name();
+    out.generation = u64();
+    const std::uint64_t count = below(6);
+    for (std::uint64_t i = 0; i < count; ++i) {
+      plan::ShareEntry entry;
+      const std::string unique = std::to_string(rank) + "." + std::to_string(i);
+      entry.info.name = unique + "." + from("weight\n\xff", 0, 1000);
+      for (std::uint64_t a = below(3); a > 0; --a) {
+        entry.info.aliases.push_back(unique + "=" + std::to_string(a));
+      }
+      entry.info.dtype = static_cast<DType>(1 + below(10));
+      for (std::uint64_t d = below(5); d > 0; --d) {
+        entry.info.shape.push_back(static_cast<std::int64_t>(below(70)));
+      }
+      entry.info.buffer = flip();
+      entry.digest = digest();
+      entry.offset = (out.payload_bytes + plan::kAlignment - 1) / plan::kAlignment * plan::kAlignment;
+      out.payload_bytes = entry.offset + entry.info.bytes();
+      out.entries.push_back(std::move(entry));
+    }
+    return out;
+  }
+
+  Body body(std::size_t index, Role& role) {
+    constexpr Role kSource = Role::kSource;
+    constexpr Role kReceiver = Role::kReceiver;
+    switch (index) {
+      case 0: {
+        const std::uint32_t world = 1 + static_cast<std::uint32_t>(below(65536));
+        return Hello{.rank = static_cast<std::uint32_t>(below(world)), .world_size = world,
+                     .launch = from("abc /0", 0, 1024), .policy = name(), .highest_run = run(),
+                     .serving = version(), .next_point = u64()};
+      }
+      case 1:
+        role = kSource;
+        return SourceState{.sequence = u64(), .next_point = u64(), .waiting = flip(), .ready = flip(),
+                           .grant_ordinal = u64(), .grant_void = flip(), .void_reason = text()};
+      case 2: {
+        role = kSource;
+        Sealed out{.grant_ordinal = u64(), .point = u64(), .layout_fingerprint = u64(),
+                   .share = share(u32()), .has_policy_digest = flip(), .policy_digest = {},
+                   .captured_at_ns = i64()};
+        if (out.has_policy_digest) out.policy_digest = digest();
+        return out;
+      }
+      case 3:
+        role = kReceiver;
+        return ReceiverState{.sequence = u64(), .attempt = u64(),
+                             .phase = static_cast<Phase>(below(5)), .failure = text(),
+                             .serving = version(), .lagging = flip(), .applied_at_ns = i64()};
+      case 4:
+        role = kSource;
+        return FlushRequest{.ordinal = u64(), .point = u64(), .grant_ordinal = u64()};
+      case 5: return Bye{};
+      case 6: return Welcome{.next_point = u64()};
+      case 7:
+        return Refused{.reason = static_cast<Refusal>(1 + below(6)), .message = text()};
+      case 8: {
+        role = kSource;
+        SourceOrders out{.sequence = u64(), .grant_ordinal = u64(), .grant_point = u64(),
+                         .grant_open = flip(), .compare = flip(), .sealed_ordinal = u64(),
+                         .keep = {}, .published = u64(), .committed = u64()};
+        for (std::uint64_t i = below(65); i > 0; --i) out.keep.push_back(u64());
+        return out;
+      }
+      case 9: {
+        role = kReceiver;
+        Prepare out{.attempt = u64(), .number = u64(), .manifest = {}};
+        const auto ranks = static_cast<std::uint32_t>(1 + below(4));
+        for (std::uint32_t r = 0; r < ranks; ++r) out.manifest.shares.push_back(share(r));
+        return out;
+      }
+      case 10:
+        role = kReceiver;
+        return ReceiverOrders{.sequence = u64(), .attempt = u64(),
+                              .order = static_cast<Order>(below(4)), .published = u64(),
+                              .committed = u64()};
+      default: {
+        role = kSource;
+        Verdict out{.ordinal = u64(), .number = u64(), .applied = {}, .lost = {},
+                    .min_receivers = u32()};
+        for (std::uint64_t i = below(5); i > 0; --i) out.applied.push_back(name());
+        for (std::uint64_t i = below(5); i > 0; --i) out.lost.push_back(name());
+        return out;
+      }
+    }
+  }
+
+  std::mt19937_64 engine_;
+};
+
+}  // namespace weightcast::protocol
