@@ -43,6 +43,18 @@ base::Digest copy_words_portable(std::byte* destination, const std::byte* source
   return even + odd;
 }
 
+base::Digest place_words_portable(std::byte* destination, const std::byte* source,
+                                  std::size_t words, std::uint64_t first_word) noexcept {
+  base::Digest sum;
+  for (std::size_t done = 0; done < words;) {
+    const std::size_t piece = std::min(kPlacePieceWords, words - done);
+    std::memcpy(destination + 8 * done, source + 8 * done, 8 * piece);
+    sum += digest_words_portable(destination + 8 * done, piece, first_word + done);
+    done += piece;
+  }
+  return sum;
+}
+
 const Kernels& kernels() noexcept {
 #if WEIGHTCAST_HAVE_AVX2_KERNELS
   static const Kernels& chosen = __builtin_cpu_supports("avx2") ? kAvx2Kernels : kPortableKernels;
@@ -54,14 +66,11 @@ const Kernels& kernels() noexcept {
 
 }  // namespace
 
-const Kernels kPortableKernels{digest_words_portable, copy_words_portable};
+const Kernels kPortableKernels{digest_words_portable, copy_words_portable, place_words_portable};
 
 }  // namespace detail
 
 namespace {
-
-// Fits the second-level cache of every server processor since 2012 together with its source.
-constexpr std::size_t kPlacePiece = 128 * 1024;
 
 void add_last_word(base::Digest& sum, const std::byte* from, std::size_t bytes,
                    std::uint64_t word_index) noexcept {
@@ -99,13 +108,10 @@ base::Digest copy_then_digest_placed(void* destination, const void* source, std:
                                      std::uint64_t first_word) noexcept {
   auto* to = static_cast<std::byte*>(destination);
   const auto* from = static_cast<const std::byte*>(source);
-  base::Digest sum;
-  for (std::size_t done = 0; done < bytes;) {
-    const std::size_t piece = std::min(kPlacePiece, bytes - done);
-    std::memcpy(to + done, from + done, piece);
-    sum += digest(to + done, piece, first_word + done / 8);
-    done += piece;
-  }
+  const std::size_t words = bytes / 8;
+  base::Digest sum = detail::kernels().place_words(to, from, words, first_word);
+  if (bytes % 8 != 0) std::memcpy(to + 8 * words, from + 8 * words, bytes % 8);
+  add_last_word(sum, to + 8 * words, bytes % 8, first_word + words);
   return sum;
 }
 

@@ -29,7 +29,7 @@ base::Digest copy_and_digest(void* destination, const void* source, std::size_t 
                              std::uint64_t first_word) noexcept;
 
 /// Copies, then reads the destination again and returns the digest of what lies there: for
-/// placing. Goes in pieces that stay in cache.
+/// placing. Goes in pieces that are read back from the first-level cache.
 base::Digest copy_then_digest_placed(void* destination, const void* source, std::size_t bytes,
                                      std::uint64_t first_word) noexcept;
 

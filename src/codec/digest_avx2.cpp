@@ -12,11 +12,6 @@
 namespace weightcast::codec::detail {
 namespace {
 
-// Four words a vector. One pair of sums for each of the two vectors that are mixed side by side.
-struct Sums {
-  __m256i a0, b0, a1, b1;
-};
-
 WEIGHTCAST_AVX2_INLINE void mix(__m256i& a, __m256i& b, __m256i words, __m256i positions) noexcept {
   const __m256i x = _mm256_add_epi64(words, positions);
   const __m256i high = _mm256_srli_epi64(x, 32);
@@ -53,42 +48,78 @@ WEIGHTCAST_AVX2_INLINE void store(std::byte* to, __m256i v) noexcept {
   }
 }
 
+// Two cache lines.
+constexpr std::size_t kBlockWords = 16;
+
+struct Block {
+  __m256i w0, w1, w2, w3;
+};
+
+WEIGHTCAST_AVX2_INLINE Block load_block(const std::byte* from) noexcept {
+  const auto* at = reinterpret_cast<const __m256i*>(from);
+  return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1), _mm256_loadu_si256(at + 2),
+          _mm256_loadu_si256(at + 3)};
+}
+
 template <Store kStore>
-WEIGHTCAST_AVX2_INLINE base::Digest run_words(std::byte* to, const std::byte* from,
-                                              std::size_t words, std::uint64_t first_word) noexcept {
+WEIGHTCAST_AVX2_INLINE void store_block(std::byte* to, const Block& block) noexcept {
+  store<kStore>(to, block.w0);
+  store<kStore>(to + 32, block.w1);
+  store<kStore>(to + 64, block.w2);
+  store<kStore>(to + 96, block.w3);
+}
+
+// The sums of the blocks so far, four words a vector; two pairs, for vectors mixed side by side.
+struct Sums {
+  __m256i a0, b0, a1, b1;
+  __m256i position;  // of the next block's first vector
+};
+
+WEIGHTCAST_AVX2_INLINE Sums sums_from(std::uint64_t first_word) noexcept {
   const __m256i zero = _mm256_setzero_si256();
+  return {zero, zero, zero, zero, positions_from(first_word)};
+}
+
+WEIGHTCAST_AVX2_INLINE void mix_block(Sums& s, const Block& block) noexcept {
   const __m256i step = _mm256_set1_epi64x(static_cast<long long>(4 * kPositionStep));
-  Sums s{zero, zero, zero, zero};
-  __m256i position = positions_from(first_word);
-  std::size_t i = 0;
-  for (; i + 16 <= words; i += 16) {
-    // Two cache lines at once: streaming stores leave in whole lines.
-    const std::byte* at = from + 8 * i;
-    const __m256i w0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-    const __m256i w1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 32));
-    const __m256i w2 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 64));
-    const __m256i w3 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 96));
-    if constexpr (kStore != Store::kNone) {
-      store<kStore>(to + 8 * i, w0);
-      store<kStore>(to + 8 * i + 32, w1);
-      store<kStore>(to + 8 * i + 64, w2);
-      store<kStore>(to + 8 * i + 96, w3);
-    }
-    const __m256i p1 = _mm256_add_epi64(position, step);
-    const __m256i p2 = _mm256_add_epi64(p1, step);
-    const __m256i p3 = _mm256_add_epi64(p2, step);
-    mix(s.a0, s.b0, w0, position);
-    mix(s.a1, s.b1, w1, p1);
-    mix(s.a0, s.b0, w2, p2);
-    mix(s.a1, s.b1, w3, p3);
-    position = _mm256_add_epi64(p3, step);
-  }
-  base::Digest sum{add_lanes(_mm256_add_epi64(s.a0, s.a1)), add_lanes(_mm256_add_epi64(s.b0, s.b1))};
+  const __m256i p1 = _mm256_add_epi64(s.position, step);
+  const __m256i p2 = _mm256_add_epi64(p1, step);
+  const __m256i p3 = _mm256_add_epi64(p2, step);
+  mix(s.a0, s.b0, block.w0, s.position);
+  mix(s.a1, s.b1, block.w1, p1);
+  mix(s.a0, s.b0, block.w2, p2);
+  mix(s.a1, s.b1, block.w3, p3);
+  s.position = _mm256_add_epi64(p3, step);
+}
+
+WEIGHTCAST_AVX2_INLINE base::Digest total(const Sums& s) noexcept {
+  return {add_lanes(_mm256_add_epi64(s.a0, s.a1)), add_lanes(_mm256_add_epi64(s.b0, s.b1))};
+}
+
+// Words [i, words) one by one: what does not fill a block.
+template <Store kStore>
+WEIGHTCAST_AVX2_INLINE void run_rest(base::Digest& sum, std::byte* to, const std::byte* from,
+                                     std::size_t i, std::size_t words,
+                                     std::uint64_t first_word) noexcept {
   for (; i < words; ++i) {
     const std::uint64_t word = load_word(from + 8 * i);
     if constexpr (kStore != Store::kNone) std::memcpy(to + 8 * i, &word, sizeof word);
     mix_word(sum, word, (first_word + i + 1) * kPositionStep);
   }
+}
+
+template <Store kStore>
+WEIGHTCAST_AVX2_INLINE base::Digest run_words(std::byte* to, const std::byte* from,
+                                              std::size_t words, std::uint64_t first_word) noexcept {
+  Sums sums = sums_from(first_word);
+  std::size_t i = 0;
+  for (; i + kBlockWords <= words; i += kBlockWords) {
+    const Block block = load_block(from + 8 * i);
+    if constexpr (kStore != Store::kNone) store_block<kStore>(to + 8 * i, block);
+    mix_block(sums, block);
+  }
+  base::Digest sum = total(sums);
+  run_rest<kStore>(sum, to, from, i, words, first_word);
   return sum;
 }
 
@@ -107,20 +138,41 @@ WEIGHTCAST_AVX2 base::Digest copy_words_avx2(std::byte* destination, const std::
   base::Digest sum;
   std::size_t head = misaligned == 0 ? 0 : (64 - misaligned) / 8;
   if (head > words) head = words;
-  for (std::size_t i = 0; i < head; ++i) {
-    const std::uint64_t word = load_word(source + 8 * i);
-    std::memcpy(destination + 8 * i, &word, sizeof word);
-    mix_word(sum, word, (first_word + i + 1) * kPositionStep);
-  }
+  run_rest<Store::kOrdinary>(sum, destination, source, 0, head, first_word);
   sum += run_words<Store::kStreaming>(destination + 8 * head, source + 8 * head, words - head,
                                       first_word + head);
   _mm_sfence();
   return sum;
 }
 
+WEIGHTCAST_AVX2 base::Digest place_words_avx2(std::byte* destination, const std::byte* source,
+                                              std::size_t words,
+                                              std::uint64_t first_word) noexcept {
+  static_assert(kPlacePieceWords % kBlockWords == 0);
+  Sums sums = sums_from(first_word);
+  std::size_t done = 0;
+  for (; done + kPlacePieceWords <= words; done += kPlacePieceWords) {
+    for (std::size_t i = done; i < done + kPlacePieceWords; i += kBlockWords) {
+      store_block<Store::kOrdinary>(destination + 8 * i, load_block(source + 8 * i));
+    }
+    // What follows is read from memory; the compiler may not reuse the words just stored.
+    asm volatile("" : : : "memory");
+    for (std::size_t i = done; i < done + kPlacePieceWords; i += kBlockWords) {
+      mix_block(sums, load_block(destination + 8 * i));
+    }
+  }
+  base::Digest sum = total(sums);
+  const std::size_t rest = words - done;
+  if (rest == 0) return sum;
+  std::memcpy(destination + 8 * done, source + 8 * done, 8 * rest);
+  asm volatile("" : : : "memory");
+  sum += run_words<Store::kNone>(nullptr, destination + 8 * done, rest, first_word + done);
+  return sum;
+}
+
 }  // namespace
 
-const Kernels kAvx2Kernels{digest_words_avx2, copy_words_avx2};
+const Kernels kAvx2Kernels{digest_words_avx2, copy_words_avx2, place_words_avx2};
 
 }  // namespace weightcast::codec::detail
 

@@ -52,7 +52,15 @@ struct Kernels {
   /// The stores are fenced before return.
   base::Digest (*copy_words)(std::byte* destination, const std::byte* source, std::size_t words,
                              std::uint64_t first_word) noexcept;
+  /// Digests what it reads back from the destination.
+  base::Digest (*place_words)(std::byte* destination, const std::byte* source, std::size_t words,
+                              std::uint64_t first_word) noexcept;
 };
+
+/// How much is placed before it is read back. Measured for 512 MB in memcpys of the same bytes on a
+/// busy machine: 512 bytes 1.2, 1 KiB 1.2-1.4, 2 KiB 1.4, 4 KiB 1.6-1.8, 128 KiB 1.7. So short that
+/// the processor loads the next piece while it digests this one.
+inline constexpr std::size_t kPlacePieceWords = 512 / 8;
 
 extern const Kernels kPortableKernels;
 #if WEIGHTCAST_HAVE_AVX2_KERNELS
