@@ -115,6 +115,9 @@ def count_cases(outcome, report_path):
 
 def run_test(test, arguments):
     outcome = Outcome(test["name"])
+    if not os.access(test["cmd"][0], os.X_OK):
+        outcome.problems.append(f"{test['cmd'][0]} was not built")
+        return outcome
     limit = test["timeout"] * arguments.timeout_factor
     with tempfile.TemporaryDirectory(prefix="weightcast-tests-") as scratch:
         report_path = os.path.join(scratch, "report.json")

@@ -6,7 +6,8 @@
 #     tools_python     Python with meson (`-m mesonbuild.mesonmain`); ninja is beside it
 #     torch_python     Python with torch (`-m torch.distributed.run`)
 #     torch_dir        the torch package's folder, for Meson's option
-#   weightcast_build DIR TARGETS... -- MESON_OPTIONS...
+#   weightcast_configure DIR MESON_OPTIONS...
+#   weightcast_ninja DIR TARGETS...
 #   weightcast_lock NAME         one script of a kind at a time in a checkout
 # Everything that is installed without the system's package manager goes to .deps/ in the checkout.
 # Programs of a venv are called by `python -m`: their first lines hold a path that breaks when the
@@ -41,7 +42,7 @@ weightcast_lock() {
 # What the build and the tests use, by the names of Debian 12, Ubuntu 22.04 and 24.04.
 system_packages=(
   g++ pkg-config util-linux
-  libzmq3-dev cppzmq-dev libboost-dev libprotobuf-dev protobuf-compiler
+  libspdlog-dev libzmq3-dev cppzmq-dev libboost-dev libprotobuf-dev protobuf-compiler
   libgtest-dev nlohmann-json3-dev libxxhash-dev libcli11-dev
 )
 
@@ -194,6 +195,12 @@ weightcast_configure() {
       return 1
     }
     printf '%s\n' "$wanted" >"$build/weightcast-options"
+  else
+    # Meson's own list of targets and tests, read before the build, must follow its files.
+    weightcast_ninja "$build" build.ninja >"$build.log" 2>&1 || {
+      cat "$build.log" >&2
+      return 1
+    }
   fi
 }
 
