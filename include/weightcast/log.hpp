@@ -20,4 +20,8 @@ WEIGHTCAST_API void set_log_sink(LogSink sink);
 /// Lines below `level` are not made (default: kInfo). Thread safety: any time, from any thread.
 WEIGHTCAST_API void set_log_level(LogLevel level) noexcept;
 
+/// Hands one line, made as LogSink describes, to the sink if `level` is wanted; for adapters that are
+/// built on this API. Thread safety: any time, from any thread.
+WEIGHTCAST_API void log_line(LogLevel level, std::string_view line) noexcept;
+
 }  // namespace weightcast

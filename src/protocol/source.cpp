@@ -25,7 +25,7 @@ bool Source::granted_now() const noexcept {
   return orders_.grant_point == kNextPoint || orders_.grant_point == next_point_;
 }
 
-PointDecision Source::at_point(Clock::time_point now, bool may_wait) {
+PointDecision Source::at_point(Clock::time_point now, bool may_wait, bool insist) {
   PointDecision decision;
   decision.point = next_point_;
   if (granted_now() && !capture_) {
@@ -46,7 +46,7 @@ PointDecision Source::at_point(Clock::time_point now, bool may_wait) {
     pass_point(now);
     return decision;
   }
-  if (may_wait && coalesced_in_row_ >= config_.max_coalesced) {
+  if (may_wait && (insist || coalesced_in_row_ >= config_.max_coalesced)) {
     decision.kind = PointDecision::Kind::kWait;
     if (!waiting_) {
       waiting_ = true;

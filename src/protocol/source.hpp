@@ -42,7 +42,8 @@ class Source {
 
   // The trainer's thread.
   /// @param may_wait false: decide now
-  PointDecision at_point(Clock::time_point now, bool may_wait);
+  /// @param insist wait even though the point could be coalesced (for a flush)
+  PointDecision at_point(Clock::time_point now, bool may_wait, bool insist = false);
   /// The step before this point failed: the point counts, and is void if it was granted.
   std::uint64_t skip_point(Clock::time_point now, const std::string& why);
   /// Asks for the verdict on the newest point that was captured here. @return false: there is none
@@ -72,6 +73,8 @@ class Source {
   std::uint64_t next_point() const noexcept { return next_point_; }
   /// Newest point whose capture began here and has not failed; 0 if there is none.
   std::uint64_t last_captured() const noexcept { return last_captured_; }
+  /// The last captured point turned out void elsewhere.
+  void forget_captured() noexcept { last_captured_ = 0; }
   bool capturing() const noexcept { return capture_.has_value(); }
   std::uint64_t published() const noexcept { return orders_.published; }
   std::uint64_t committed() const noexcept { return orders_.committed; }

@@ -1,0 +1,78 @@
+#include "base/log.hpp"
+
+#include <spdlog/sinks/base_sink.h>
+#include <spdlog/spdlog.h>
+
+#include <cstdio>
+#include <memory>
+#include <mutex>
+
+namespace weightcast {
+namespace {
+
+spdlog::level::level_enum to_spdlog(LogLevel level) noexcept {
+  switch (level) {
+    case LogLevel::kDebug: return spdlog::level::debug;
+    case LogLevel::kInfo: return spdlog::level::info;
+    case LogLevel::kWarn: return spdlog::level::warn;
+    case LogLevel::kError: return spdlog::level::err;
+    case LogLevel::kOff: return spdlog::level::off;
+  }
+  return spdlog::level::info;
+}
+
+LogLevel from_spdlog(spdlog::level::level_enum level) noexcept {
+  if (level <= spdlog::level::debug) return LogLevel::kDebug;
+  if (level == spdlog::level::info) return LogLevel::kInfo;
+  if (level == spdlog::level::warn) return LogLevel::kWarn;
+  return LogLevel::kError;
+}
+
+/// Standard error, or the sink of the user's choice.
+class SwitchSink final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  void use(LogSink sink) {
+    const std::lock_guard lock(mutex_);
+    user_ = std::move(sink);
+  }
+
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    if (user_) {
+      user_(from_spdlog(message.level), {message.payload.data(), message.payload.size()});
+    } else {
+      spdlog::memory_buf_t line;
+      formatter_->format(message, line);
+      std::fwrite(line.data(), 1, line.size(), stderr);
+    }
+  }
+  void flush_() override {}
+
+  LogSink user_;
+};
+
+struct Logging {
+  std::shared_ptr<SwitchSink> sink = std::make_shared<SwitchSink>();
+  spdlog::logger logger{"weightcast", sink};
+  Logging() { logger.set_pattern("[%Y-%m-%d %H:%M:%S.%e] weightcast %l %v"); }
+};
+
+/// Never destroyed: threads of a user's static objects may log until the very end.
+Logging& logging() {
+  static auto* instance = new Logging;
+  return *instance;
+}
+
+}  // namespace
+
+void set_log_sink(LogSink sink) { logging().sink->use(std::move(sink)); }
+void set_log_level(LogLevel level) noexcept { logging().logger.set_level(to_spdlog(level)); }
+void log_line(LogLevel level, std::string_view line) noexcept { base::log(level, line); }
+
+namespace base {
+void log(LogLevel level, std::string_view line) noexcept {
+  logging().logger.log(to_spdlog(level), spdlog::string_view_t(line.data(), line.size()));
+}
+}  // namespace base
+
+}  // namespace weightcast

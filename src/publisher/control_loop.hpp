@@ -1,0 +1,103 @@
+// The I/O thread of a trainer rank: drives the source machine, and on rank 0 the coordinator too,
+// over ZeroMQ.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include <weightcast/publisher.hpp>
+
+#include "protocol/coordinator.hpp"
+#include "protocol/source.hpp"
+#include "stream/control_socket.hpp"
+#include "stream/rendezvous.hpp"
+#include "stream/waker.hpp"
+
+namespace weightcast::publisher {
+
+/// What status() wants to know of the coordinator.
+struct CoordinatorView {
+  std::vector<protocol::Coordinator::ReceiverView> receivers;
+  protocol::Coordinator::Counters counters;
+  bool superseded = false;
+};
+
+/// Thread safety: with_source, wait and view from any thread.
+class ControlLoop {
+ public:
+  /// Rank 0 claims the meeting place and binds; the others look for its announcement in the
+  /// background. @return as Publisher::open
+  static Result<std::unique_ptr<ControlLoop>> start(const PublisherOptions& options,
+                                                    const std::string& place,
+                                                    std::uint64_t incarnation,
+                                                    protocol::SlotLocks& locks);
+  ~ControlLoop();  ///< says goodbye, joins within a heartbeat
+  ControlLoop(const ControlLoop&) = delete;
+  ControlLoop& operator=(const ControlLoop&) = delete;
+
+  /// Calls `use(source, now)` under the lock, then lets what it wants to say go out.
+  template <class Use>
+  auto with_source(Use&& use) {
+    const WakeAfter after{*this};
+    const std::lock_guard lock(mutex_);
+    return use(source_, Clock::now());
+  }
+
+  /// Waits until `until(source)` holds. @return false at the deadline
+  bool wait(Deadline deadline, const std::function<bool(const protocol::Source&)>& until);
+
+  CoordinatorView view() const;
+  std::uint64_t refused_messages() const noexcept { return refused_; }
+
+ private:
+  struct WakeAfter {
+    ControlLoop& loop;
+    ~WakeAfter() { loop.waker_.wake(); }
+  };
+
+  ControlLoop(const PublisherOptions& options, std::string place, std::uint64_t incarnation,
+              protocol::SlotLocks& locks);
+  Status become_coordinator();
+  void run();
+  void turn();
+  void pump_server();
+  void pump_client();
+  void exchange();
+  void send_from_coordinator(std::vector<protocol::Outgoing> messages);
+  void send_from_source(std::vector<protocol::Message> messages);
+  void seek_coordinator(Clock::time_point now);
+  void sweep_now_and_then(Clock::time_point now);
+  int wait_ms(Clock::time_point now) const;
+
+  const PublisherOptions options_;
+  const std::string place_;
+  stream::Waker waker_;
+  std::atomic<bool> stop_{false};
+  std::atomic<std::uint64_t> refused_{0};
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  protocol::SlotBook book_;
+  protocol::Source source_;
+  CoordinatorView view_;
+
+  // The I/O thread's own.
+  std::unique_ptr<stream::Rendezvous> rendezvous_;
+  std::unique_ptr<stream::ControlServer> server_;
+  std::optional<protocol::Coordinator> coordinator_;
+  std::unique_ptr<stream::ControlClient> client_;
+  std::string connected_to_;
+  Clock::time_point next_seek_;
+  Clock::time_point next_sweep_;
+  bool sweeping_ = true;
+  std::thread thread_;
+};
+
+}  // namespace weightcast::publisher

@@ -1,0 +1,11 @@
+// Checks of PublisherOptions.
+#pragma once
+
+#include <weightcast/publisher.hpp>
+
+namespace weightcast::publisher {
+
+/// @return kInvalid that names the option, its value and what is allowed
+Status check_options(const PublisherOptions& options);
+
+}  // namespace weightcast::publisher

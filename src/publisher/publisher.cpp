@@ -1,0 +1,439 @@
+#include <weightcast/publisher.hpp>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <utility>
+
+#include "base/config.hpp"
+#include "base/log.hpp"
+#include "plan/shares.hpp"
+#include "publisher/capture.hpp"
+#include "publisher/control_loop.hpp"
+#include "publisher/options.hpp"
+#include "staging/slab.hpp"
+#include "staging/sweep.hpp"
+#include "stream/rendezvous.hpp"
+
+namespace weightcast {
+namespace {
+
+using protocol::PointDecision;
+
+class SlabLocks final : public protocol::SlotLocks {
+ public:
+  explicit SlabLocks(staging::Slab& slab) : slab_(slab) {}
+  bool try_lock(std::uint32_t slot) override { return slab_.try_lock(slot); }
+  void unlock(std::uint32_t slot) override { slab_.unlock(slot); }
+
+ private:
+  staging::Slab& slab_;
+};
+
+/// What this rank captures, for as long as the tensors stay the same.
+struct Layout {
+  std::vector<TensorInfo> tensors;    ///< as the trainer holds them
+  std::vector<TensorInfo> published;  ///< as they are published
+  plan::ShareLayout share;
+  std::uint64_t fingerprint = 0;
+};
+
+Layout make_layout(const TensorList& list, const PublisherOptions& options) {
+  Layout layout;
+  layout.tensors.reserve(list.tensors.size());
+  for (const TensorView& tensor : list.tensors) {
+    layout.tensors.push_back(tensor.info);
+    layout.published.push_back(tensor.info);
+    if (options.dtype && dtype_is_floating(tensor.info.dtype)) {
+      layout.published.back().dtype = *options.dtype;
+    }
+  }
+  layout.share = plan::split_shares(layout.published, options.world_size)[options.rank];
+  layout.fingerprint = plan::layout_fingerprint(layout.published);
+  return layout;
+}
+
+bool same_tensors(const Layout& layout, const TensorList& list) {
+  if (layout.tensors.size() != list.tensors.size()) return false;
+  for (std::size_t i = 0; i < list.tensors.size(); ++i) {
+    if (layout.tensors[i] != list.tensors[i].info) return false;
+  }
+  return true;
+}
+
+/// Lists the tensors, whatever the user's code throws.
+Status call_lister(const Publisher::Lister& lister, TensorList& list) noexcept {
+  try {
+    return lister(list);
+  } catch (const std::exception& error) {
+    return Status(Code::kInvalid, std::string("listing the tensors failed: ") + error.what());
+  } catch (...) {
+    return Status(Code::kInvalid, "listing the tensors failed with an unknown exception");
+  }
+}
+
+}  // namespace
+
+class Publisher::Impl {
+ public:
+  Impl(PublisherOptions options, std::unique_ptr<staging::Slab> slab, Layout layout)
+      : options_(std::move(options)),
+        slab_(std::move(slab)),
+        locks_(*slab_),
+        layout_(std::make_shared<const Layout>(std::move(layout))) {}
+
+  ~Impl() {
+    pool_.reset();  // no capture ends after this
+    loop_.reset();
+  }
+
+  static Result<std::unique_ptr<Impl>> open(PublisherOptions options, const Lister& lister);
+
+  PointResult publish(const Lister& lister, Deadline wait_until, bool insist);
+  void skip(const std::string& why);
+  Status fence(Deadline deadline);
+  Result<Verdict> flush(Deadline deadline, const Lister& lister);
+  PublisherStatus status() const;
+  const PublisherOptions& options() const noexcept { return options_; }
+
+ private:
+  PointResult capture(const PointDecision& decision, const Lister& lister);
+  PointResult give_up(const PointDecision& decision, const std::string& why);
+  void captured(const PointDecision& decision, std::uint64_t generation,
+                const std::shared_ptr<const Layout>& layout, Clock::time_point at,
+                publisher::CaptureResult result);
+  Status use_layout_of(const TensorList& list);
+  Result<Verdict> judge(const protocol::Verdict& verdict, const Run& run) const;
+
+  const PublisherOptions options_;
+  std::unique_ptr<staging::Slab> slab_;
+  SlabLocks locks_;
+  std::unique_ptr<publisher::ControlLoop> loop_;
+  std::unique_ptr<publisher::CapturePool> pool_;
+  std::shared_ptr<const Layout> layout_;  ///< the trainer's thread alone
+  base::RateLimit stall_warning_{std::chrono::seconds(10)};
+  base::RateLimit void_warning_{std::chrono::seconds(10)};
+
+  std::atomic<bool> stalled_{false};
+  std::atomic<std::uint64_t> captured_{0};
+  std::atomic<std::uint64_t> coalesced_{0};
+  std::atomic<std::uint64_t> voided_{0};
+  std::atomic<std::int64_t> last_capture_ns_{0};
+};
+
+Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions options,
+                                                               const Lister& lister) {
+  if (Status status = publisher::check_options(options); !status) return status;
+  TensorList list;
+  if (Status status = call_lister(lister, list); !status) return status;
+  Layout layout = make_layout(list, options);
+  if (options.slot_bytes == 0) {
+    // Room for small changes of the model: all memory is taken now, none later.
+    options.slot_bytes = layout.share.payload_bytes + layout.share.payload_bytes / 8 + (1u << 20);
+  }
+  if (layout.share.payload_bytes > options.slot_bytes) {
+    return Status(Code::kInvalid,
+                  "option slot_bytes = " + std::to_string(options.slot_bytes) +
+                      ": this rank's share of the policy takes " +
+                      std::to_string(layout.share.payload_bytes) + " bytes; raise it or leave it 0");
+  }
+  auto place = stream::meeting_place(options.directory,
+                                     base::environment("XDG_RUNTIME_DIR").value_or(""), options.job,
+                                     options.policy);
+  if (!place) return place.status();
+
+  staging::sweep(options.job);
+  const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
+  const auto incarnation = static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(since_epoch).count());
+  staging::SlabOptions slab_options;
+  slab_options.owner = {options.job, options.policy,
+                        Run{incarnation, static_cast<std::uint32_t>(::getpid())}, options.rank,
+                        incarnation};
+  slab_options.slots = options.slots;
+  slab_options.slot_bytes = options.slot_bytes;
+  auto slab = staging::Slab::create(slab_options);
+  if (!slab) return slab.status();
+
+  auto impl = std::make_unique<Impl>(std::move(options), std::move(*slab), std::move(layout));
+  publisher::CaptureOptions capture_options;
+  capture_options.threads = impl->options_.copy_threads;
+  capture_options.inline_bytes = impl->options_.inline_bytes;
+  impl->pool_ = std::make_unique<publisher::CapturePool>(capture_options);
+  auto loop = publisher::ControlLoop::start(impl->options_, *place, incarnation, impl->locks_);
+  if (!loop) return loop.status();
+  impl->loop_ = std::move(*loop);
+  return impl;
+}
+
+PointResult Publisher::Impl::publish(const Lister& lister, Deadline wait_until, bool insist) {
+  PointDecision decision = loop_->with_source([&](protocol::Source& source, Clock::time_point now) {
+    return source.at_point(now, true, insist);
+  });
+  if (decision.kind == PointDecision::Kind::kWait) {
+    loop_->wait(wait_until, [](const protocol::Source& source) { return source.granted_now(); });
+    decision = loop_->with_source([&](protocol::Source& source, Clock::time_point now) {
+      return source.at_point(now, false);
+    });
+  }
+  if (decision.kind != PointDecision::Kind::kCapture) {
+    ++coalesced_;
+    return {PointResult::Kind::kCoalesced, decision.point, {}};
+  }
+  return capture(decision, lister);
+}
+
+PointResult Publisher::Impl::capture(const PointDecision& decision, const Lister& lister) {
+  const auto at = Clock::now();
+  TensorList list;
+  if (Status status = call_lister(lister, list); !status) {
+    return give_up(decision, status.message());
+  }
+  if (Status status = use_layout_of(list); !status) return give_up(decision, status.message());
+  if (!pool_->wait(at + options_.stall)) {
+    return give_up(decision, "the copies of an earlier point have not ended");
+  }
+  stalled_ = false;
+  const std::uint64_t generation = slab_->begin_write(decision.slot);
+  publisher::CaptureRequest request;
+  request.list = std::move(list);
+  request.published = layout_->published;
+  request.layout = layout_->share;
+  request.payload = slab_->payload(decision.slot);
+  request.whole_policy_digest = decision.compare;
+  Status status = pool_->start(
+      std::move(request),
+      [this, decision, generation, layout = layout_, at](publisher::CaptureResult result) {
+        captured(decision, generation, layout, at, std::move(result));
+      });
+  if (!status) return give_up(decision, status.message());
+  ++captured_;
+  return {PointResult::Kind::kCaptured, decision.point, {}};
+}
+
+PointResult Publisher::Impl::give_up(const PointDecision& decision, const std::string& why) {
+  ++voided_;
+  loop_->with_source([&](protocol::Source& source, Clock::time_point now) {
+    source.capture_failed(now, why);
+  });
+  if (void_warning_.allow(Clock::now())) {
+    base::log(LogLevel::kWarn, "event=point_void policy=" + options_.policy + " point=" +
+                                   std::to_string(decision.point) + " why=\"" + why + "\"");
+  }
+  return {PointResult::Kind::kVoid, decision.point, why};
+}
+
+Status Publisher::Impl::use_layout_of(const TensorList& list) {
+  if (same_tensors(*layout_, list)) return Status::ok();
+  Layout layout = make_layout(list, options_);
+  if (layout.share.payload_bytes > options_.slot_bytes) {
+    return Status(Code::kExhausted,
+                  "the policy has grown: this rank's share takes " +
+                      std::to_string(layout.share.payload_bytes) + " bytes now, its slots hold " +
+                      std::to_string(options_.slot_bytes) +
+                      "; memory is taken at start-up only: set slot_bytes to what it will need");
+  }
+  layout_ = std::make_shared<const Layout>(std::move(layout));
+  return Status::ok();
+}
+
+void Publisher::Impl::captured(const PointDecision& decision, std::uint64_t generation,
+                               const std::shared_ptr<const Layout>& layout, Clock::time_point at,
+                               publisher::CaptureResult result) {
+  if (!result.status) {
+    ++voided_;
+    const std::string why = stalled_ ? "stall: the next step came before the copies had ended"
+                                     : result.status.message();
+    loop_->with_source([&](protocol::Source& source, Clock::time_point now) {
+      source.capture_failed(now, why);
+    });
+    return;
+  }
+  last_capture_ns_ = result.busy.count();
+  slab_->seal(decision.slot, Version{decision.run, decision.point}, layout->share.payload_bytes);
+  protocol::Sealed sealed;
+  sealed.layout_fingerprint = layout->fingerprint;
+  sealed.share.rank = options_.rank;
+  sealed.share.object = slab_->object_name(decision.slot);
+  sealed.share.generation = generation;
+  sealed.share.payload_bytes = layout->share.payload_bytes;
+  sealed.share.entries.reserve(layout->share.items.size());
+  for (std::size_t i = 0; i < layout->share.items.size(); ++i) {
+    const auto& item = layout->share.items[i];
+    sealed.share.entries.push_back(
+        {layout->published[item.tensor], item.offset, result.digests[i]});
+  }
+  sealed.has_policy_digest = decision.compare;
+  sealed.policy_digest = result.policy_digest;
+  sealed.captured_at_ns = at.time_since_epoch().count();
+  loop_->with_source([&](protocol::Source& source, Clock::time_point now) {
+    source.capture_sealed(now, std::move(sealed));
+  });
+}
+
+void Publisher::Impl::skip(const std::string& why) {
+  ++voided_;
+  loop_->with_source([&](protocol::Source& source, Clock::time_point now) {
+    return source.skip_point(now, why);
+  });
+}
+
+Status Publisher::Impl::fence(Deadline deadline) {
+  const bool useless = loop_->with_source(
+      [](protocol::Source& source, Clock::time_point) { return source.wants_cancel(); });
+  if (!useless && pool_->wait(deadline)) return Status::ok();
+  stalled_ = !useless;
+  pool_->cancel();
+  if (useless) return Status::ok();
+  const auto stall_ms = std::chrono::duration_cast<std::chrono::milliseconds>(options_.stall);
+  const std::string what =
+      "the copies of the last publish point outlasted stall = " + std::to_string(stall_ms.count()) +
+      " ms; that point was given up; raise stall, raise copy_threads or publish less often";
+  if (stall_warning_.allow(Clock::now())) {
+    base::log(LogLevel::kWarn, "event=stall policy=" + options_.policy + " what=\"" + what + "\"");
+  }
+  return Status(Code::kDeadline, what);
+}
+
+Result<Verdict> Publisher::Impl::flush(Deadline deadline, const Lister& lister) {
+  const auto overdue = [&](const char* doing) {
+    const std::string blocked = loop_->with_source(
+        [](protocol::Source& source, Clock::time_point) { return source.blocked(); });
+    return Status(Code::kDeadline, std::string("flush: the deadline passed while ") + doing +
+                                       (blocked.empty() ? "" : " (" + blocked + ")"));
+  };
+  for (;;) {
+    if (!pool_->wait(deadline)) return overdue("the copies ran");
+    bool asked = false;
+    Run run;
+    loop_->with_source([&](protocol::Source& source, Clock::time_point now) {
+      run = source.run();
+      asked = source.last_captured() != 0 && source.last_captured() + 1 == source.next_point() &&
+              source.request_flush(now);
+    });
+    if (!asked) {
+      if (Clock::now() >= deadline) return overdue("waiting for a grant");
+      const PointResult point = publish(lister, deadline, true);
+      if (point.kind == PointResult::Kind::kVoid && Clock::now() >= deadline) {
+        return Status(Code::kDeadline, "flush: " + point.why);
+      }
+      continue;
+    }
+    const bool answered = loop_->wait(
+        deadline, [](const protocol::Source& source) { return source.verdict().has_value(); });
+    protocol::Verdict verdict;
+    loop_->with_source([&](protocol::Source& source, Clock::time_point) {
+      if (answered) verdict = *source.verdict();
+      source.end_flush();
+    });
+    if (!answered) return overdue("receivers had not all applied the version");
+    if (verdict.number == 0) {
+      // Void on another rank: every rank publishes once more.
+      loop_->with_source(
+          [](protocol::Source& source, Clock::time_point) { source.forget_captured(); });
+      continue;
+    }
+    return judge(verdict, run);
+  }
+}
+
+Result<Verdict> Publisher::Impl::judge(const protocol::Verdict& verdict, const Run& run) const {
+  if (!verdict.lost.empty()) {
+    std::string names;
+    for (const std::string& name : verdict.lost) names += (names.empty() ? "" : ", ") + name;
+    return Status(Code::kUnavailable,
+                  "version " + std::to_string(verdict.number) + " was applied by " +
+                      std::to_string(verdict.applied.size()) + " receivers, but lost on the way: " +
+                      names + "; see this job's log for the reason of each");
+  }
+  if (verdict.applied.size() < options_.min_receivers) {
+    return Status(Code::kUnavailable, "version " + std::to_string(verdict.number) +
+                                          " was applied by " +
+                                          std::to_string(verdict.applied.size()) +
+                                          " receivers, fewer than min_receivers = " +
+                                          std::to_string(options_.min_receivers));
+  }
+  return Verdict{Version{run, verdict.number}, verdict.applied, verdict.lost};
+}
+
+PublisherStatus Publisher::Impl::status() const {
+  PublisherStatus status;
+  loop_->with_source([&](protocol::Source& source, Clock::time_point) {
+    status.run = source.run();
+    status.next_point = source.next_point();
+    status.published = {source.run(), source.published()};
+    status.committed = {source.run(), source.committed()};
+    status.blocked = source.blocked();
+    status.connected = source.joined();
+    status.refused_messages = source.dropped();
+  });
+  status.captured = captured_;
+  status.coalesced = coalesced_;
+  status.voided = voided_;
+  status.last_capture = std::chrono::nanoseconds(last_capture_ns_);
+  status.refused_messages += loop_->refused_messages();
+  const publisher::CoordinatorView view = loop_->view();
+  status.refused_messages += view.counters.dropped;
+  status.drifted = view.counters.drifted;
+  status.last_apply = std::chrono::nanoseconds(view.counters.last_apply_ns);
+  for (const auto& receiver : view.receivers) {
+    status.receivers.push_back({receiver.name, receiver.serving, receiver.state});
+  }
+  return status;
+}
+
+// ---- the public face ------------------------------------------------------------------------
+
+Publisher::Publisher(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Publisher::Publisher(Publisher&&) noexcept = default;
+Publisher& Publisher::operator=(Publisher&&) noexcept = default;
+Publisher::~Publisher() = default;
+
+Result<Publisher> Publisher::open(PublisherOptions options, const Lister& lister) {
+  try {
+    auto impl = Impl::open(std::move(options), lister);
+    if (!impl) return impl.status();
+    return Publisher(std::move(*impl));
+  } catch (const std::exception& error) {
+    return Status(Code::kExhausted, std::string("cannot open the publisher: ") + error.what());
+  }
+}
+
+PointResult Publisher::publish(const Lister& lister) noexcept {
+  try {
+    return impl_->publish(lister, Clock::now() + impl_->options().stall, false);
+  } catch (const std::exception& error) {
+    return {PointResult::Kind::kVoid, 0, error.what()};
+  }
+}
+
+void Publisher::skip(std::string why) noexcept {
+  try {
+    impl_->skip(why);
+  } catch (const std::exception&) {
+    // Out of memory: the coordinator learns of the missed point by the next state.
+  }
+}
+
+Status Publisher::fence() noexcept {
+  try {
+    return impl_->fence(Clock::now() + impl_->options().stall);
+  } catch (const std::exception& error) {
+    return Status(Code::kInternal, error.what());
+  }
+}
+
+Result<Verdict> Publisher::flush(Deadline deadline, const Lister& lister) {
+  try {
+    return impl_->flush(deadline, lister);
+  } catch (const std::exception& error) {
+    return Status(Code::kInternal, error.what());
+  }
+}
+
+PublisherStatus Publisher::status() const { return impl_->status(); }
+const PublisherOptions& Publisher::options() const noexcept { return impl_->options(); }
+
+}  // namespace weightcast
