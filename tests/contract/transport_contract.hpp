@@ -1,0 +1,633 @@
+// What every transport must do, whatever carries its bytes. A transport is tested by giving this
+// suite a harness for it and instantiating it:
+//
+//   INSTANTIATE_TYPED_TEST_SUITE_P(Shm, TransportContract, ShmHarness);
+//
+// A harness is a source of kSlots slots of kSlotBytes bytes and a way to reach it:
+//   Transport& transport();
+//   std::optional<SegmentAddress> publish(slot, number, bytes);  // writes and seals the pattern of
+//                          // `number`; empty while somebody holds the slot
+//   bool can_overwrite(slot);  // whether the source could take the slot back now
+//   void restart();            // the source ends and another life of it begins, with empty slots
+#pragma once
+
+#include <gtest/gtest.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support/shm_fixture.hpp"
+#include "transport/transport.hpp"
+
+namespace weightcast::transport {
+
+inline constexpr std::uint32_t kSlots = 3;
+inline constexpr std::uint64_t kSlotBytes = 700 * 1024 + 13;
+
+inline Deadline within(std::chrono::seconds time) { return Clock::now() + time; }
+inline Deadline at_once() { return Clock::now() - std::chrono::seconds(1); }
+
+/// Holds threads back until it is opened; opens by itself after a minute, so that nothing hangs.
+class Gate {
+ public:
+  /// Opens when it goes, so that a test that fails half way leaves no thread waiting.
+  ~Gate() { open(); }
+  void open() {
+    const std::lock_guard lock(mutex_);
+    open_ = true;
+    changed_.notify_all();
+  }
+  void pass() {
+    std::unique_lock lock(mutex_);
+    ++arrived_;
+    changed_.notify_all();
+    changed_.wait_until(lock, within(std::chrono::seconds(60)), [&] { return open_; });
+  }
+  bool wait_for_arrivals(int count) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_until(lock, within(std::chrono::seconds(60)),
+                               [&] { return arrived_ >= count; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool open_ = false;
+  int arrived_ = 0;
+};
+
+inline bool readable_now(int fd) {
+  pollfd in{fd, POLLIN, 0};
+  return ::poll(&in, 1, 0) == 1;
+}
+
+/// Takes `count` completions, waiting for them on the event descriptor; fewer after a minute.
+inline std::vector<Completion> take(Lane& lane, std::size_t count) {
+  std::vector<Completion> all;
+  const auto deadline = within(std::chrono::seconds(60));
+  while (all.size() < count && Clock::now() < deadline) {
+    pollfd in{lane.event_fd(), POLLIN, 0};
+    ::poll(&in, 1, 1000);
+    std::array<Completion, 5> some;
+    const auto got = lane.poll(some);
+    for (std::size_t i = 0; i < got; ++i) all.push_back(std::move(some[i]));
+  }
+  EXPECT_EQ(all.size(), count);
+  return all;
+}
+
+inline std::size_t open_descriptors() {
+  const std::filesystem::directory_iterator all("/proc/self/fd");
+  return static_cast<std::size_t>(std::distance(begin(all), end(all)));
+}
+
+/// Mappings of shared-memory objects; others come and go with the allocator.
+inline std::size_t shared_mappings() {
+  std::ifstream maps("/proc/self/maps");
+  std::size_t count = 0;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find("/dev/shm/") != std::string::npos) ++count;
+  }
+  return count;
+}
+
+template <class Harness>
+class TransportContract : public ::testing::Test {
+ protected:
+  Harness harness;
+
+  std::unique_ptr<Lane> lane(LaneOptions options = {}) {
+    auto opened = harness.transport().open_lane(options);
+    EXPECT_TRUE(opened.is_ok()) << opened.status().to_string();
+    return opened.is_ok() ? std::move(*opened) : nullptr;
+  }
+
+  SegmentAddress publish(std::uint32_t slot, std::uint64_t number,
+                         std::uint64_t bytes = kSlotBytes) {
+    auto address = harness.publish(slot, number, bytes);
+    EXPECT_TRUE(address.has_value()) << "slot " << slot << " is held";
+    return address.value_or(SegmentAddress{});
+  }
+
+  static std::shared_ptr<Segment> acquire(Lane& from, const SegmentAddress& address) {
+    auto segment = from.acquire(address);
+    EXPECT_TRUE(segment.is_ok()) << segment.status().to_string();
+    return segment.is_ok() ? *segment : nullptr;
+  }
+
+  static Code acquire_code(Lane& from, const SegmentAddress& address) {
+    const auto segment = from.acquire(address);
+    return segment.is_ok() ? Code::kOk : segment.status().code();
+  }
+};
+
+TYPED_TEST_SUITE_P(TransportContract);
+
+TYPED_TEST_P(TransportContract, IsViableAndNamed) {
+  EXPECT_TRUE(this->harness.transport().viable().is_ok());
+  EXPECT_FALSE(this->harness.transport().name().empty());
+}
+
+TYPED_TEST_P(TransportContract, BadLaneOptionsAreRefused) {
+  for (const LaneOptions& options : {LaneOptions{0, 8}, LaneOptions{1, 0}}) {
+    const auto opened = this->harness.transport().open_lane(options);
+    ASSERT_FALSE(opened.is_ok());
+    EXPECT_EQ(opened.status().code(), Code::kInvalid);
+  }
+}
+
+TYPED_TEST_P(TransportContract, BytesArriveExactly) {
+  const auto lane = this->lane({2, 64});
+  const auto segment = this->acquire(*lane, this->publish(0, 1));
+  ASSERT_TRUE(segment);
+  struct Range {
+    std::uint64_t offset;
+    std::size_t size;
+  };
+  const std::vector<Range> ranges{{0, 0},      {0, 1},         {kSlotBytes, 0},
+                                  {1, 3},      {4095, 2},      {kSlotBytes - 1, 1},
+                                  {7, 262144}, {13, 262145},   {0, kSlotBytes},
+                                  {3, 524289}, {262143, 4097}, {kSlotBytes - 300000, 300000}};
+  constexpr std::size_t kGuard = 64;
+  std::vector<std::vector<std::byte>> buffers;
+  for (const auto& range : ranges) buffers.emplace_back(range.size + 2 * kGuard, std::byte{0xab});
+
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    const auto destination = std::span(buffers[i]).subspan(kGuard, ranges[i].size);
+    ASSERT_TRUE(lane->submit(segment, {i, ranges[i].offset, destination, {}}).is_ok());
+  }
+  for (const auto& completion : take(*lane, ranges.size())) {
+    EXPECT_TRUE(completion.status.is_ok()) << completion.status.to_string();
+  }
+
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    const std::span<const std::byte> all(buffers[i]);
+    const auto bytes = all.subspan(kGuard, ranges[i].size);
+    EXPECT_EQ(test::first_difference(bytes, 1, ranges[i].offset), bytes.size()) << i;
+    for (const auto guard : {all.first(kGuard), all.last(kGuard)}) {
+      EXPECT_EQ(std::count(guard.begin(), guard.end(), std::byte{0xab}), 64) << i;
+    }
+  }
+}
+
+TYPED_TEST_P(TransportContract, EachBucketHasOneCompletion) {
+  for (std::uint32_t in_flight : {1U, 2U, 7U, 64U}) {
+    const auto lane = this->lane({2, in_flight});
+    const auto segment = this->acquire(*lane, this->publish(0, in_flight));
+    ASSERT_TRUE(segment);
+    constexpr std::uint64_t kBuckets = 200;
+    std::vector<std::byte> space(in_flight * 1000);
+    std::map<std::uint64_t, int> seen;
+    std::uint64_t submitted = 0;
+    while (seen.size() < kBuckets) {
+      std::uint32_t flying = 0;
+      for (; flying < in_flight && submitted < kBuckets; ++flying, ++submitted) {
+        const auto destination = std::span(space).subspan(flying * 1000, 1000);
+        ASSERT_TRUE(lane->submit(segment, {submitted, submitted * 11, destination, {}}).is_ok());
+      }
+      for (const auto& completion : take(*lane, flying)) {
+        EXPECT_TRUE(completion.status.is_ok());
+        ++seen[completion.id];
+      }
+      ASSERT_FALSE(this->HasFailure());
+    }
+
+    EXPECT_TRUE(lane->close(within(std::chrono::seconds(60))).is_ok());
+    std::array<Completion, 4> none;
+    EXPECT_EQ(lane->poll(none), 0U);
+    for (const auto& [id, count] : seen) EXPECT_EQ(count, 1) << id;
+    EXPECT_EQ(seen.rbegin()->first, kBuckets - 1);
+  }
+}
+
+TYPED_TEST_P(TransportContract, PlacedSeesTheBytesOnceAndFirst) {
+  const auto lane = this->lane();
+  const auto segment = this->acquire(*lane, this->publish(0, 3));
+  ASSERT_TRUE(segment);
+  std::vector<std::byte> space(600000);
+  std::atomic<int> calls{0};
+  std::atomic<bool> right{false};
+
+  ASSERT_TRUE(lane->submit(segment, {1, 77, space,
+                                     [&](std::span<const std::byte> bytes) {
+                                       ++calls;
+                                       right = bytes.data() == space.data() &&
+                                               bytes.size() == space.size() &&
+                                               test::first_difference(bytes, 3, 77) == bytes.size();
+                                     }})
+                  .is_ok());
+  take(*lane, 1);
+
+  EXPECT_EQ(calls, 1);
+  EXPECT_TRUE(right);
+}
+
+TYPED_TEST_P(TransportContract, TheDescriptorTellsOfCompletions) {
+  const auto lane = this->lane();
+  const auto segment = this->acquire(*lane, this->publish(0, 3));
+  ASSERT_TRUE(segment);
+  std::vector<std::byte> space(10);
+  ASSERT_GE(lane->event_fd(), 0);
+  EXPECT_FALSE(readable_now(lane->event_fd()));
+
+  for (std::uint64_t id : {1, 2}) {
+    ASSERT_TRUE(lane->submit(segment, {id, 0, std::span(space).subspan(id, 1), {}}).is_ok());
+  }
+  ASSERT_TRUE(lane->close(within(std::chrono::seconds(60))).is_ok());
+
+  std::array<Completion, 1> one;
+  EXPECT_TRUE(readable_now(lane->event_fd()));
+  EXPECT_EQ(lane->poll(one), 1U);
+  EXPECT_TRUE(readable_now(lane->event_fd()));
+  EXPECT_EQ(lane->poll(one), 1U);
+  EXPECT_FALSE(readable_now(lane->event_fd()));
+  EXPECT_EQ(lane->poll(one), 0U);
+}
+
+TYPED_TEST_P(TransportContract, WhatTheSourceDoesNotHoldIsStale) {
+  const auto lane = this->lane();
+  const SegmentAddress right = this->publish(0, 5, 1000);
+  const auto but = [&](auto change) {
+    SegmentAddress address = right;
+    change(address);
+    return address;
+  };
+
+  EXPECT_EQ(this->acquire_code(*lane, but([](auto& a) { --a.version.number; })), Code::kStale);
+  EXPECT_EQ(this->acquire_code(*lane, but([](auto& a) { ++a.version.run.tie; })), Code::kStale);
+  EXPECT_EQ(this->acquire_code(*lane, but([](auto& a) { ++a.generation; })), Code::kStale);
+  EXPECT_EQ(this->acquire_code(*lane, but([](auto& a) { ++a.payload_bytes; })), Code::kStale);
+  EXPECT_EQ(this->acquire_code(*lane, but([](auto& a) { --a.payload_bytes; })), Code::kStale);
+  EXPECT_EQ(this->acquire_code(*lane, right), Code::kOk);
+  EXPECT_TRUE(this->harness.can_overwrite(0)) << "a refused segment is held";
+
+  this->publish(0, 6, 1000);
+  EXPECT_EQ(this->acquire_code(*lane, right), Code::kStale);
+}
+
+TYPED_TEST_P(TransportContract, ASourceThatIsGoneIsNotFound) {
+  const SegmentAddress address = this->publish(0, 5);
+  this->harness.restart();
+  const auto lane = this->lane();
+
+  EXPECT_EQ(this->acquire_code(*lane, address), Code::kNotFound);
+}
+
+TYPED_TEST_P(TransportContract, RangesOutsideAreRefused) {
+  const auto lane = this->lane();
+  const auto segment = this->acquire(*lane, this->publish(0, 5, 1000));
+  ASSERT_TRUE(segment);
+  std::vector<std::byte> space(2000, std::byte{0xab});
+  const auto code = [&](std::uint64_t offset, std::size_t size) {
+    return lane->submit(segment, {1, offset, std::span(space).first(size), {}}).code();
+  };
+
+  EXPECT_EQ(code(0, 1001), Code::kInvalid);
+  EXPECT_EQ(code(1000, 1), Code::kInvalid);
+  EXPECT_EQ(code(1001, 0), Code::kInvalid);
+  EXPECT_EQ(code(~std::uint64_t{0}, 2), Code::kInvalid);
+  EXPECT_EQ(lane->submit(nullptr, {1, 0, std::span(space).first(1), {}}).code(), Code::kInvalid);
+
+  EXPECT_TRUE(lane->close(within(std::chrono::seconds(60))).is_ok());
+  EXPECT_FALSE(readable_now(lane->event_fd())) << "a refused bucket has a completion";
+  EXPECT_EQ(std::count(space.begin(), space.end(), std::byte{0xab}), 2000);
+}
+
+TYPED_TEST_P(TransportContract, NoMoreThanAgreedAreInFlight) {
+  Gate gate;
+  std::vector<std::byte> space(100);
+  const auto lane = this->lane({1, 3});
+  const auto segment = this->acquire(*lane, this->publish(0, 5));
+  ASSERT_TRUE(segment);
+  const auto bucket = [&](std::uint64_t id) {
+    return Bucket{id, id, std::span(space).subspan(id, 1), [&](auto) { gate.pass(); }};
+  };
+
+  for (std::uint64_t id : {0, 1, 2}) ASSERT_TRUE(lane->submit(segment, bucket(id)).is_ok());
+  EXPECT_EQ(lane->submit(segment, bucket(3)).code(), Code::kExhausted);
+  gate.open();
+  take(*lane, 3);
+  for (std::uint64_t id : {4, 5, 6}) EXPECT_TRUE(lane->submit(segment, bucket(id)).is_ok());
+  take(*lane, 3);
+}
+
+TYPED_TEST_P(TransportContract, CloseWaitsAndThenRefuses) {
+  Gate gate;
+  std::vector<std::byte> space(100);
+  const auto lane = this->lane();
+  const auto segment = this->acquire(*lane, this->publish(0, 5));
+  ASSERT_TRUE(segment);
+  const auto bucket = [&](std::uint64_t id) {
+    return Bucket{id, 0, std::span(space).subspan(id, 1), [&](auto) { gate.pass(); }};
+  };
+  for (std::uint64_t id : {0, 1, 2}) ASSERT_TRUE(lane->submit(segment, bucket(id)).is_ok());
+
+  EXPECT_EQ(lane->close(at_once()).code(), Code::kDeadline);
+  EXPECT_FALSE(lane->submit(segment, bucket(3)).is_ok());
+  gate.open();
+  EXPECT_TRUE(lane->close(within(std::chrono::seconds(60))).is_ok());
+  EXPECT_FALSE(lane->submit(segment, bucket(4)).is_ok());
+
+  for (const auto& completion : take(*lane, 3)) EXPECT_TRUE(completion.status.is_ok());
+}
+
+TYPED_TEST_P(TransportContract, AbortCancelsWhatHasNotBegun) {
+  Gate gate;
+  std::vector<std::byte> space(100);
+  const auto lane = this->lane({1, 64});
+  const auto segment = this->acquire(*lane, this->publish(0, 5));
+  ASSERT_TRUE(segment);
+  for (std::uint64_t id = 0; id < 20; ++id) {
+    ASSERT_TRUE(
+        lane->submit(segment, {id, 0, std::span(space).subspan(id, 1), [&](auto) { gate.pass(); }})
+            .is_ok());
+  }
+  ASSERT_TRUE(gate.wait_for_arrivals(1));
+
+  lane->abort();  // returns although a bucket is held up
+  std::map<std::uint64_t, int> seen;
+  for (const auto& completion : take(*lane, 19)) {
+    EXPECT_EQ(completion.status.code(), Code::kCancelled);
+    ++seen[completion.id];
+  }
+  EXPECT_EQ(lane->close(at_once()).code(), Code::kDeadline) << "one is still in flight";
+  gate.open();
+  for (const auto& completion : take(*lane, 1)) ++seen[completion.id];
+
+  EXPECT_TRUE(lane->close(within(std::chrono::seconds(60))).is_ok());
+  EXPECT_EQ(seen.size(), 20U);
+  EXPECT_FALSE(lane->submit(segment, {99, 0, std::span(space).first(1), {}}).is_ok());
+  lane->abort();
+  EXPECT_FALSE(readable_now(lane->event_fd()));
+}
+
+TYPED_TEST_P(TransportContract, ALaneMayGoWithBucketsInFlight) {
+  std::vector<std::byte> space(kSlotBytes);
+  for (int round = 0; round < 20; ++round) {
+    auto lane = this->lane({2, 64});
+    auto segment = this->acquire(*lane, this->publish(0, 5 + static_cast<unsigned>(round)));
+    ASSERT_TRUE(segment);
+    for (std::uint64_t id = 0; id < 30; ++id) {
+      const auto destination = std::span(space).subspan(id * 20000, 20000);
+      ASSERT_TRUE(lane->submit(segment, {id, 0, destination, {}}).is_ok());
+    }
+    segment.reset();
+    lane.reset();
+    EXPECT_TRUE(this->harness.can_overwrite(0)) << "somebody still holds the segment";
+  }
+}
+
+TYPED_TEST_P(TransportContract, AHeldSegmentIsNeverOverwritten) {
+  Gate gate;
+  std::vector<std::byte> space(100);
+  const auto lane = this->lane();
+  auto segment = this->acquire(*lane, this->publish(0, 5));
+  ASSERT_TRUE(segment);
+  EXPECT_FALSE(this->harness.can_overwrite(0));
+  EXPECT_TRUE(this->harness.can_overwrite(1));
+  ASSERT_TRUE(
+      lane->submit(segment, {1, 0, std::span(space).first(1), [&](auto) { gate.pass(); }}).is_ok());
+
+  segment.reset();
+  EXPECT_FALSE(this->harness.can_overwrite(0)) << "a bucket in flight holds its segment";
+  gate.open();
+  take(*lane, 1);
+  EXPECT_TRUE(this->harness.can_overwrite(0));
+}
+
+TYPED_TEST_P(TransportContract, HoldersOfOneVersionAreCounted) {
+  const auto lane = this->lane();
+  const SegmentAddress address = this->publish(0, 5);
+  auto first = this->acquire(*lane, address);
+  auto second = this->acquire(*lane, address);
+  ASSERT_TRUE(first && second);
+
+  first.reset();
+  EXPECT_FALSE(this->harness.can_overwrite(0));
+  second.reset();
+  EXPECT_TRUE(this->harness.can_overwrite(0));
+}
+
+TYPED_TEST_P(TransportContract, TwoLanesHoldEachForThemselves) {
+  const auto one = this->lane();
+  const auto other = this->lane();
+  const SegmentAddress address = this->publish(0, 5);
+  auto first = this->acquire(*one, address);
+  auto second = this->acquire(*other, address);
+  ASSERT_TRUE(first && second);
+
+  first.reset();
+  EXPECT_FALSE(this->harness.can_overwrite(0));
+  second.reset();
+  EXPECT_TRUE(this->harness.can_overwrite(0));
+}
+
+TYPED_TEST_P(TransportContract, ASegmentOutlivesItsLaneAndItsSource) {
+  auto lane = this->lane();
+  const auto segment = this->acquire(*lane, this->publish(0, 5));
+  ASSERT_TRUE(segment);
+
+  lane.reset();
+  EXPECT_FALSE(this->harness.can_overwrite(0));
+  this->harness.restart();
+
+  const auto bytes = segment->view();
+  EXPECT_EQ(test::first_difference(bytes, 5), bytes.size());
+}
+
+TYPED_TEST_P(TransportContract, AViewShowsThePayloadPrivately) {
+  const auto lane = this->lane();
+  const SegmentAddress address = this->publish(0, 5, 70001);
+  const auto segment = this->acquire(*lane, address);
+  ASSERT_TRUE(segment);
+  const auto bytes = segment->view();
+  if (bytes.empty()) GTEST_SKIP() << "this transport shows nothing in place";
+  ASSERT_EQ(bytes.size(), 70001U);
+  EXPECT_EQ(test::first_difference(bytes, 5), bytes.size());
+
+  std::fill(bytes.begin(), bytes.end(), std::byte{0x77});
+
+  const auto other = this->lane();
+  const auto same = this->acquire(*other, address);
+  ASSERT_TRUE(same);
+  EXPECT_EQ(test::first_difference(same->view(), 5), 70001U);
+}
+
+TYPED_TEST_P(TransportContract, WritesIntoAViewDoNotReachTheNextVersion) {
+  const auto lane = this->lane();
+  std::vector<std::byte> space(kSlotBytes);
+  for (std::uint64_t number = 1; number < 5; ++number) {
+    const auto segment = this->acquire(*lane, this->publish(0, number));
+    ASSERT_TRUE(segment);
+    ASSERT_TRUE(lane->submit(segment, {number, 0, space, {}}).is_ok());
+    take(*lane, 1);
+    EXPECT_EQ(test::first_difference(space, number), space.size()) << number;
+    const auto bytes = segment->view();
+    std::fill(bytes.begin(), bytes.end(), std::byte{0x77});
+  }
+}
+
+TYPED_TEST_P(TransportContract, ManyVersionsDoNotGrowAnything) {
+  const auto lane = this->lane();
+  std::vector<std::byte> space(1000);
+  std::uint64_t number = 0;
+  const auto versions = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      ++number;
+      const auto segment = this->acquire(*lane, this->publish(number % kSlots, number, 1000));
+      ASSERT_TRUE(segment);
+      ASSERT_TRUE(lane->submit(segment, {number, 0, space, {}}).is_ok());
+      take(*lane, 1);
+      ASSERT_EQ(test::first_difference(space, number), space.size());
+    }
+  };
+  versions(2 * kSlots);
+  const auto descriptors = open_descriptors();
+  const auto mappings = shared_mappings();
+
+  versions(300);
+
+  EXPECT_EQ(open_descriptors(), descriptors);
+  EXPECT_EQ(shared_mappings(), mappings);
+}
+
+TYPED_TEST_P(TransportContract, ManyLivesOfASourceDoNotGrowAnything) {
+  const auto lane = this->lane();
+  std::size_t descriptors = 0;
+  std::size_t mappings = 0;
+  for (std::uint64_t life = 1; life <= 30; ++life) {
+    for (std::uint32_t slot = 0; slot < kSlots; ++slot) {
+      const auto segment = this->acquire(*lane, this->publish(slot, life, 1000));
+      ASSERT_TRUE(segment);
+    }
+    if (life == 2) {
+      descriptors = open_descriptors();
+      mappings = shared_mappings();
+    }
+    if (life < 30) this->harness.restart();
+  }
+  EXPECT_EQ(open_descriptors(), descriptors);
+  EXPECT_EQ(shared_mappings(), mappings);
+}
+
+TYPED_TEST_P(TransportContract, LettingGoElsewhereNeverEndsANewHold) {
+  // Engines let go on threads of their own while the lane's thread takes hold again.
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::deque<std::shared_ptr<Segment>> handed_over;
+  bool over = false;
+  const auto lane = this->lane();
+  const SegmentAddress address = this->publish(0, 5, 1000);
+  std::thread engine([&] {
+    std::unique_lock lock(mutex);
+    while (true) {
+      changed.wait(lock, [&] { return over || !handed_over.empty(); });
+      if (handed_over.empty()) return;
+      auto segment = std::move(handed_over.front());
+      handed_over.pop_front();
+      lock.unlock();
+      segment.reset();
+      lock.lock();
+    }
+  });
+  int lost = 0;
+  for (int i = 0; i < 2000; ++i) {
+    auto segment = lane->acquire(address);
+    if (!segment.is_ok() || this->harness.can_overwrite(0)) ++lost;
+    const std::lock_guard lock(mutex);
+    if (segment.is_ok()) handed_over.push_back(std::move(*segment));
+    segment = Status(Code::kCancelled, "handed over");
+    changed.notify_one();
+  }
+  {
+    const std::lock_guard lock(mutex);
+    over = true;
+    changed.notify_one();
+  }
+  engine.join();
+
+  EXPECT_EQ(lost, 0);
+  EXPECT_TRUE(this->harness.can_overwrite(0));
+}
+
+TYPED_TEST_P(TransportContract, NoReaderEverSeesAMix) {
+  // The source overwrites whatever nobody holds, as fast as it can; two receivers follow it.
+  constexpr std::uint64_t kVersions = 300;
+  constexpr std::uint64_t kPayload = 40000;
+  std::mutex mutex;
+  SegmentAddress newest = this->publish(0, 1, kPayload);
+  std::atomic<bool> over{false};
+  std::atomic<int> mixed{0};
+  std::array<std::atomic<int>, 2> whole{};
+  const auto follow = [&](std::size_t who) {
+    auto lane = this->lane();
+    std::vector<std::byte> space(kPayload);
+    do {
+      SegmentAddress address;
+      {
+        const std::lock_guard lock(mutex);
+        address = newest;
+      }
+      const auto segment = lane->acquire(address);
+      if (!segment.is_ok()) {
+        if (segment.status().code() != Code::kStale) ++mixed;
+        continue;
+      }
+      if (!lane->submit(*segment, {1, 0, space, {}}).is_ok()) ++mixed;
+      take(*lane, 1);
+      const auto seen = (*segment)->view();
+      const bool good = test::first_difference(space, address.version.number) == kPayload &&
+                        test::first_difference(seen, address.version.number) == seen.size();
+      ++(good ? whole[who] : mixed);
+    } while (!over);
+  };
+  std::thread one(follow, 0);
+  std::thread other(follow, 1);
+  std::uint64_t number = 1;
+  const auto deadline = within(std::chrono::seconds(60));
+  while (Clock::now() < deadline && (number < kVersions || whole[0] < 20 || whole[1] < 20)) {
+    for (std::uint32_t slot = 0; slot < kSlots; ++slot) {
+      if (const auto address = this->harness.publish(slot, number + 1, kPayload)) {
+        ++number;
+        const std::lock_guard lock(mutex);
+        newest = *address;
+      }
+    }
+  }
+  over = true;
+  one.join();
+  other.join();
+
+  EXPECT_EQ(mixed, 0);
+  EXPECT_GE(number, kVersions);
+  EXPECT_GE(whole[0], 20);
+  EXPECT_GE(whole[1], 20);
+}
+
+REGISTER_TYPED_TEST_SUITE_P(TransportContract, IsViableAndNamed, BadLaneOptionsAreRefused,
+                            BytesArriveExactly, EachBucketHasOneCompletion,
+                            PlacedSeesTheBytesOnceAndFirst, TheDescriptorTellsOfCompletions,
+                            WhatTheSourceDoesNotHoldIsStale, ASourceThatIsGoneIsNotFound,
+                            RangesOutsideAreRefused, NoMoreThanAgreedAreInFlight,
+                            CloseWaitsAndThenRefuses, AbortCancelsWhatHasNotBegun,
+                            ALaneMayGoWithBucketsInFlight, AHeldSegmentIsNeverOverwritten,
+                            HoldersOfOneVersionAreCounted, TwoLanesHoldEachForThemselves,
+                            ASegmentOutlivesItsLaneAndItsSource, AViewShowsThePayloadPrivately,
+                            WritesIntoAViewDoNotReachTheNextVersion, ManyVersionsDoNotGrowAnything,
+                            ManyLivesOfASourceDoNotGrowAnything,
+                            LettingGoElsewhereNeverEndsANewHold, NoReaderEverSeesAMix);
+
+}  // namespace weightcast::transport
