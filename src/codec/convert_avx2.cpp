@@ -52,12 +52,7 @@ WEIGHTCAST_AVX2_F16C void f16_from_f32_avx2(std::byte* to, const std::byte* from
   for (std::uint64_t i = 0; i + 8 <= count; i += 8) {
     const __m256 value = _mm256_loadu_ps(reinterpret_cast<const float*>(from + 4 * i));
     const __m128i half = _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    // The instruction keeps the top of a NaN's payload.
-    const __m128i magnitude = _mm_and_si128(half, _mm_set1_epi16(0x7FFF));
-    const __m128i nan = _mm_cmpgt_epi16(magnitude, _mm_set1_epi16(0x7C00));
-    const __m128i quiet = _mm_or_si128(_mm_and_si128(half, _mm_set1_epi16(-0x8000)),
-                                       _mm_set1_epi16(0x7E00));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * i), _mm_blendv_epi8(half, quiet, nan));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * i), half);
   }
 }
 

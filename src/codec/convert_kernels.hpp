@@ -1,8 +1,9 @@
 // Casts between single elements, and the vector forms of those that a publish uses most.
 //
-// All casts go through f32, as torch's do (f64 to bf16 rounds twice there, too). A NaN that is
-// narrowed becomes the quiet NaN of c10::BFloat16 (0x7FC0) or of c10::Half (sign, 0x7E00): its
-// payload would not survive the same way on each processor, and every rank must seal equal bytes.
+// All casts go through f32, as torch's do (f64 to bf16 rounds twice there, too). Every form must
+// give the same bits, because every rank must seal equal bytes, NaN included. For f16 a NaN keeps
+// its sign and the top of its payload and becomes quiet: what the F16C instructions do, and so
+// torch. For bf16 it becomes 0x7FC0, as in c10::BFloat16 (torch's own vector code writes 0xFFFF).
 #pragma once
 
 #include <bit>
@@ -27,7 +28,9 @@ inline std::uint16_t f16_from_f32(float value) noexcept {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
   const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000u);
   const std::uint32_t magnitude = bits & 0x7FFFFFFFu;
-  if (magnitude > 0x7F800000u) return sign | 0x7E00;
+  if (magnitude > 0x7F800000u) {
+    return sign | 0x7E00 | static_cast<std::uint16_t>((magnitude >> 13) & 0x3FFu);
+  }
   if (magnitude >= 0x47800000u) return sign | 0x7C00;  // 65536 and above
   if (magnitude < 0x38800000u) {
     // Below 2^-14, where f16 counts in steps of 2^-24: adding 0.5 leaves that count, rounded to
