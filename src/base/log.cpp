@@ -31,9 +31,9 @@ LogLevel from_spdlog(spdlog::level::level_enum level) noexcept {
 /// Standard error, or the sink of the user's choice.
 class SwitchSink final : public spdlog::sinks::base_sink<std::mutex> {
  public:
-  void use(LogSink sink) {
+  void use(LogSink user) {
     const std::lock_guard lock(mutex_);
-    user_ = std::move(sink);
+    user_ = std::move(user);
   }
 
  private:

@@ -68,6 +68,7 @@ class Receiver {
   const Version& published() const noexcept { return published_; }
   std::uint64_t rejoined() const noexcept { return rejoined_; }
   std::uint64_t dropped() const noexcept { return dropped_; }
+  bool lagging() const noexcept { return lagging_; }
   Phase phase() const noexcept { return phase_; }
   const std::string& failure() const noexcept { return failure_; }
   std::optional<Refused> refused() const { return refused_; }
