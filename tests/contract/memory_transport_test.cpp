@@ -1,6 +1,7 @@
 #include "contract/memory_transport.hpp"
 
 #include "contract/transport_contract.hpp"
+#include "contract/transport_endurance.hpp"
 
 namespace weightcast::transport {
 namespace {
@@ -36,6 +37,7 @@ class MemoryHarness {
 };
 
 INSTANTIATE_TYPED_TEST_SUITE_P(Memory, TransportContract, MemoryHarness);
+INSTANTIATE_TYPED_TEST_SUITE_P(Memory, TransportEndurance, MemoryHarness);
 
 }  // namespace
 }  // namespace weightcast::transport

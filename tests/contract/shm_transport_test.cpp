@@ -3,7 +3,10 @@
 
 #include <sys/mount.h>
 
+#include <filesystem>
+
 #include "contract/transport_contract.hpp"
+#include "contract/transport_endurance.hpp"
 #include "support/child_process.hpp"
 #include "support/small_shm.hpp"
 
@@ -60,6 +63,7 @@ class ShmHarness {
 };
 
 INSTANTIATE_TYPED_TEST_SUITE_P(Shm, TransportContract, ShmHarness);
+INSTANTIATE_TYPED_TEST_SUITE_P(Shm, TransportEndurance, ShmHarness);
 
 class ShmTransportTest : public test::ShmTest {
  protected:

@@ -1,138 +1,18 @@
-// What every transport must do, whatever carries its bytes. A transport is tested by giving this
-// suite a harness for it and instantiating it:
+// What every transport must do, whatever carries its bytes:
 //
 //   INSTANTIATE_TYPED_TEST_SUITE_P(Shm, TransportContract, ShmHarness);
-//
-// A harness is a source of kSlots slots of kSlotBytes bytes and a way to reach it:
-//   Transport& transport();
-//   std::optional<SegmentAddress> publish(slot, number, bytes);  // writes and seals the pattern of
-//                          // `number`; empty while somebody holds the slot
-//   bool can_overwrite(slot);  // whether the source could take the slot back now
-//   void restart();            // the source ends and another life of it begins, with empty slots
 #pragma once
 
-#include <gtest/gtest.h>
-#include <poll.h>
-
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
-#include <deque>
-#include <filesystem>
-#include <fstream>
 #include <map>
-#include <mutex>
-#include <optional>
-#include <string>
-#include <thread>
-#include <vector>
 
-#include "support/shm_fixture.hpp"
-#include "transport/transport.hpp"
+#include "contract/transport_harness.hpp"
 
 namespace weightcast::transport {
 
-inline constexpr std::uint32_t kSlots = 3;
-inline constexpr std::uint64_t kSlotBytes = 700 * 1024 + 13;
-
-inline Deadline within(std::chrono::seconds time) { return Clock::now() + time; }
-inline Deadline at_once() { return Clock::now() - std::chrono::seconds(1); }
-
-/// Holds threads back until it is opened; opens by itself after a minute, so that nothing hangs.
-class Gate {
- public:
-  /// Opens when it goes, so that a test that fails half way leaves no thread waiting.
-  ~Gate() { open(); }
-  void open() {
-    const std::lock_guard lock(mutex_);
-    open_ = true;
-    changed_.notify_all();
-  }
-  void pass() {
-    std::unique_lock lock(mutex_);
-    ++arrived_;
-    changed_.notify_all();
-    changed_.wait_until(lock, within(std::chrono::seconds(60)), [&] { return open_; });
-  }
-  bool wait_for_arrivals(int count) {
-    std::unique_lock lock(mutex_);
-    return changed_.wait_until(lock, within(std::chrono::seconds(60)),
-                               [&] { return arrived_ >= count; });
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool open_ = false;
-  int arrived_ = 0;
-};
-
-inline bool readable_now(int fd) {
-  pollfd in{fd, POLLIN, 0};
-  return ::poll(&in, 1, 0) == 1;
-}
-
-/// Takes `count` completions, waiting for them on the event descriptor; fewer after a minute.
-inline std::vector<Completion> take(Lane& lane, std::size_t count) {
-  std::vector<Completion> all;
-  const auto deadline = within(std::chrono::seconds(60));
-  while (all.size() < count && Clock::now() < deadline) {
-    pollfd in{lane.event_fd(), POLLIN, 0};
-    ::poll(&in, 1, 1000);
-    std::array<Completion, 5> some;
-    const auto got = lane.poll(some);
-    for (std::size_t i = 0; i < got; ++i) all.push_back(std::move(some[i]));
-  }
-  EXPECT_EQ(all.size(), count);
-  return all;
-}
-
-inline std::size_t open_descriptors() {
-  const std::filesystem::directory_iterator all("/proc/self/fd");
-  return static_cast<std::size_t>(std::distance(begin(all), end(all)));
-}
-
-/// Mappings of shared-memory objects; others come and go with the allocator.
-inline std::size_t shared_mappings() {
-  std::ifstream maps("/proc/self/maps");
-  std::size_t count = 0;
-  for (std::string line; std::getline(maps, line);) {
-    if (line.find("/dev/shm/") != std::string::npos) ++count;
-  }
-  return count;
-}
-
 template <class Harness>
-class TransportContract : public ::testing::Test {
- protected:
-  Harness harness;
-
-  std::unique_ptr<Lane> lane(LaneOptions options = {}) {
-    auto opened = harness.transport().open_lane(options);
-    EXPECT_TRUE(opened.is_ok()) << opened.status().to_string();
-    return opened.is_ok() ? std::move(*opened) : nullptr;
-  }
-
-  SegmentAddress publish(std::uint32_t slot, std::uint64_t number,
-                         std::uint64_t bytes = kSlotBytes) {
-    auto address = harness.publish(slot, number, bytes);
-    EXPECT_TRUE(address.has_value()) << "slot " << slot << " is held";
-    return address.value_or(SegmentAddress{});
-  }
-
-  static std::shared_ptr<Segment> acquire(Lane& from, const SegmentAddress& address) {
-    auto segment = from.acquire(address);
-    EXPECT_TRUE(segment.is_ok()) << segment.status().to_string();
-    return segment.is_ok() ? *segment : nullptr;
-  }
-
-  static Code acquire_code(Lane& from, const SegmentAddress& address) {
-    const auto segment = from.acquire(address);
-    return segment.is_ok() ? Code::kOk : segment.status().code();
-  }
-};
+class TransportContract : public TransportTest<Harness> {};
 
 TYPED_TEST_SUITE_P(TransportContract);
 
@@ -480,143 +360,6 @@ TYPED_TEST_P(TransportContract, WritesIntoAViewDoNotReachTheNextVersion) {
   }
 }
 
-TYPED_TEST_P(TransportContract, ManyVersionsDoNotGrowAnything) {
-  const auto lane = this->lane();
-  std::vector<std::byte> space(1000);
-  std::uint64_t number = 0;
-  const auto versions = [&](int count) {
-    for (int i = 0; i < count; ++i) {
-      ++number;
-      const auto segment = this->acquire(*lane, this->publish(number % kSlots, number, 1000));
-      ASSERT_TRUE(segment);
-      ASSERT_TRUE(lane->submit(segment, {number, 0, space, {}}).is_ok());
-      take(*lane, 1);
-      ASSERT_EQ(test::first_difference(space, number), space.size());
-    }
-  };
-  versions(2 * kSlots);
-  const auto descriptors = open_descriptors();
-  const auto mappings = shared_mappings();
-
-  versions(300);
-
-  EXPECT_EQ(open_descriptors(), descriptors);
-  EXPECT_EQ(shared_mappings(), mappings);
-}
-
-TYPED_TEST_P(TransportContract, ManyLivesOfASourceDoNotGrowAnything) {
-  const auto lane = this->lane();
-  std::size_t descriptors = 0;
-  std::size_t mappings = 0;
-  for (std::uint64_t life = 1; life <= 30; ++life) {
-    for (std::uint32_t slot = 0; slot < kSlots; ++slot) {
-      const auto segment = this->acquire(*lane, this->publish(slot, life, 1000));
-      ASSERT_TRUE(segment);
-    }
-    if (life == 2) {
-      descriptors = open_descriptors();
-      mappings = shared_mappings();
-    }
-    if (life < 30) this->harness.restart();
-  }
-  EXPECT_EQ(open_descriptors(), descriptors);
-  EXPECT_EQ(shared_mappings(), mappings);
-}
-
-TYPED_TEST_P(TransportContract, LettingGoElsewhereNeverEndsANewHold) {
-  // Engines let go on threads of their own while the lane's thread takes hold again.
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::deque<std::shared_ptr<Segment>> handed_over;
-  bool over = false;
-  const auto lane = this->lane();
-  const SegmentAddress address = this->publish(0, 5, 1000);
-  std::thread engine([&] {
-    std::unique_lock lock(mutex);
-    while (true) {
-      changed.wait(lock, [&] { return over || !handed_over.empty(); });
-      if (handed_over.empty()) return;
-      auto segment = std::move(handed_over.front());
-      handed_over.pop_front();
-      lock.unlock();
-      segment.reset();
-      lock.lock();
-    }
-  });
-  int lost = 0;
-  for (int i = 0; i < 2000; ++i) {
-    auto segment = lane->acquire(address);
-    if (!segment.is_ok() || this->harness.can_overwrite(0)) ++lost;
-    const std::lock_guard lock(mutex);
-    if (segment.is_ok()) handed_over.push_back(std::move(*segment));
-    segment = Status(Code::kCancelled, "handed over");
-    changed.notify_one();
-  }
-  {
-    const std::lock_guard lock(mutex);
-    over = true;
-    changed.notify_one();
-  }
-  engine.join();
-
-  EXPECT_EQ(lost, 0);
-  EXPECT_TRUE(this->harness.can_overwrite(0));
-}
-
-TYPED_TEST_P(TransportContract, NoReaderEverSeesAMix) {
-  // The source overwrites whatever nobody holds, as fast as it can; two receivers follow it.
-  constexpr std::uint64_t kVersions = 300;
-  constexpr std::uint64_t kPayload = 40000;
-  std::mutex mutex;
-  SegmentAddress newest = this->publish(0, 1, kPayload);
-  std::atomic<bool> over{false};
-  std::atomic<int> mixed{0};
-  std::array<std::atomic<int>, 2> whole{};
-  const auto follow = [&](std::size_t who) {
-    auto lane = this->lane();
-    std::vector<std::byte> space(kPayload);
-    do {
-      SegmentAddress address;
-      {
-        const std::lock_guard lock(mutex);
-        address = newest;
-      }
-      const auto segment = lane->acquire(address);
-      if (!segment.is_ok()) {
-        if (segment.status().code() != Code::kStale) ++mixed;
-        continue;
-      }
-      if (!lane->submit(*segment, {1, 0, space, {}}).is_ok()) ++mixed;
-      take(*lane, 1);
-      const auto seen = (*segment)->view();
-      const bool good = test::first_difference(space, address.version.number) == kPayload &&
-                        test::first_difference(seen, address.version.number) == seen.size();
-      ++(good ? whole[who] : mixed);
-    } while (!over);
-  };
-  std::thread one(follow, 0);
-  std::thread other(follow, 1);
-  std::uint64_t number = 1;
-  const auto deadline = within(std::chrono::seconds(60));
-  while (Clock::now() < deadline && (number < kVersions || whole[0] < 20 || whole[1] < 20)) {
-    for (std::uint32_t slot = 0; slot < kSlots; ++slot) {
-      if (const auto address = this->harness.publish(slot, number + 1, kPayload)) {
-        ++number;
-        const std::lock_guard lock(mutex);
-        newest = *address;
-      }
-    }
-  }
-  over = true;
-  one.join();
-  other.join();
-
-  EXPECT_EQ(mixed, 0);
-  EXPECT_GE(number, kVersions);
-  EXPECT_GE(whole[0], 20);
-  EXPECT_GE(whole[1], 20);
-}
-
 REGISTER_TYPED_TEST_SUITE_P(TransportContract, IsViableAndNamed, BadLaneOptionsAreRefused,
                             BytesArriveExactly, EachBucketHasOneCompletion,
                             PlacedSeesTheBytesOnceAndFirst, TheDescriptorTellsOfCompletions,
@@ -626,8 +369,6 @@ REGISTER_TYPED_TEST_SUITE_P(TransportContract, IsViableAndNamed, BadLaneOptionsA
                             ALaneMayGoWithBucketsInFlight, AHeldSegmentIsNeverOverwritten,
                             HoldersOfOneVersionAreCounted, TwoLanesHoldEachForThemselves,
                             ASegmentOutlivesItsLaneAndItsSource, AViewShowsThePayloadPrivately,
-                            WritesIntoAViewDoNotReachTheNextVersion, ManyVersionsDoNotGrowAnything,
-                            ManyLivesOfASourceDoNotGrowAnything,
-                            LettingGoElsewhereNeverEndsANewHold, NoReaderEverSeesAMix);
+                            WritesIntoAViewDoNotReachTheNextVersion);
 
 }  // namespace weightcast::transport
