@@ -26,14 +26,14 @@ namespace weightcast {
 /// What to publish and when. Every default works for one policy on one host; the environment
 /// (with_environment) is applied over it.
 struct AttachOptions {
-  std::string policy;                ///< empty: publisher.policy
-  std::string job;                   ///< empty: publisher.job
-  std::vector<std::string> include;  ///< names to publish, as shell patterns; empty: all
-  std::vector<std::string> exclude;  ///< names not to publish; goes before `include`
-  PublishedDType dtype;              ///< floating tensors are cast to it; unset: publisher.dtype
+  std::string policy{};              ///< empty: publisher.policy
+  std::string job{};                 ///< empty: publisher.job
+  std::vector<std::string> include{};  ///< names to publish, as shell patterns; empty: all
+  std::vector<std::string> exclude{};  ///< names not to publish; goes before `include`
+  PublishedDType dtype{};            ///< floating tensors are cast to it; unset: publisher.dtype
   std::uint64_t every = 1;           ///< a publish point each so many steps; 0: only publish()
-  ExtraTensors extra_tensors;        ///< beside the source's; filtered like them
-  PublisherOptions publisher;        ///< everything else
+  ExtraTensors extra_tensors{};      ///< beside the source's; filtered like them
+  PublisherOptions publisher{};      ///< everything else
 };
 
 class Publication;

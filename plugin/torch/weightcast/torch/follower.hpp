@@ -22,13 +22,13 @@ namespace weightcast {
 /// What to follow and how. Every default works on one host; the environment (with_environment) is
 /// applied over it.
 struct FollowerOptions {
-  std::string policy;                ///< empty: subscriber.policy
-  std::string job;                   ///< empty: subscriber.job
-  std::string name;                  ///< empty: subscriber.name
-  std::vector<std::string> include;  ///< the replica's tensors that follow, as shell patterns; empty: all
-  std::vector<std::string> exclude;  ///< those that do not (they keep their values)
+  std::string policy{};              ///< empty: subscriber.policy
+  std::string job{};                 ///< empty: subscriber.job
+  std::string name{};                ///< empty: subscriber.name
+  std::vector<std::string> include{};  ///< the replica's tensors that follow, as shell patterns; empty: all
+  std::vector<std::string> exclude{};  ///< those that do not (they keep their values)
   Duration acquire_timeout = std::chrono::seconds(30);  ///< of acquire() without an argument
-  SubscriberOptions subscriber;      ///< everything else
+  SubscriberOptions subscriber{};    ///< everything else
 };
 
 namespace detail {
