@@ -59,8 +59,7 @@ class CartPole {
     const double force = action == 1 ? kForce : -kForce;
     const double cosine = std::cos(theta);
     const double sine = std::sin(theta);
-    const double shared =
-        (force + kPoleMassLength * theta_dot * theta_dot * sine) / kTotalMass;
+    const double shared = (force + kPoleMassLength * theta_dot * theta_dot * sine) / kTotalMass;
     const double theta_acceleration =
         (kGravity * sine - cosine * shared) /
         (kHalfPoleLength * (4.0 / 3.0 - kPoleMass * cosine * cosine / kTotalMass));
@@ -71,14 +70,14 @@ class CartPole {
   }
 
  private:
-  static constexpr double kGravity = 9.8;         // m/s^2
-  static constexpr double kCartMass = 1.0;        // kg
-  static constexpr double kPoleMass = 0.1;        // kg
+  static constexpr double kGravity = 9.8;   // m/s^2
+  static constexpr double kCartMass = 1.0;  // kg
+  static constexpr double kPoleMass = 0.1;  // kg
   static constexpr double kTotalMass = kCartMass + kPoleMass;
   static constexpr double kHalfPoleLength = 0.5;  // m
   static constexpr double kPoleMassLength = kPoleMass * kHalfPoleLength;
-  static constexpr double kForce = 10.0;          // N
-  static constexpr double kTimeStep = 0.02;       // s
+  static constexpr double kForce = 10.0;     // N
+  static constexpr double kTimeStep = 0.02;  // s
 
   State state_{};
   int steps_ = 0;

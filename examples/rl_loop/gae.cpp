@@ -19,8 +19,7 @@ void generalized_advantages(const Segment& segment, std::span<const float> value
       const float alive = segment.terminated[i] != 0 ? 0.0F : 1.0F;
       // The next row belongs to another episode after either kind of end.
       const float continues = segment.truncated[i] != 0 ? 0.0F : alive;
-      const float error =
-          segment.rewards[i] + discount * alive * next_values[i] - values[i];
+      const float error = segment.rewards[i] + discount * alive * next_values[i] - values[i];
       next_advantage = error + discount * lambda * continues * next_advantage;
       advantages[i] = next_advantage;
     }

@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
+
+#include <nlohmann/json.hpp>
 
 #include "signals.hpp"
 
@@ -19,7 +20,6 @@ constexpr std::chrono::milliseconds kCollectLimit(1000);
 constexpr int kNotReached = 3;
 
 struct Notice {
-  std::uint64_t number = 0;
   std::uint32_t at_hand = 0;
   Learner::Outcome outcome = Learner::Outcome::kTraining;
 };
@@ -52,7 +52,7 @@ Learner::Learner(const TrainerOptions& options, RankGroup& ranks,
 bool Learner::improve(WeightTag published) {
   const std::size_t at_hand =
       collector_.collect(published, options_.segments, Clock::now() + kCollectLimit);
-  const Agreement agreement = agree(published, at_hand);
+  const Agreement agreement = agree(at_hand);
   episodes_ += agreement.episode_returns.size();
   for (const float episode_return : agreement.episode_returns) window_.push_back(episode_return);
   while (window_.size() > options_.goal_episodes) window_.pop_front();
@@ -77,11 +77,21 @@ bool Learner::improve(WeightTag published) {
 int Learner::finish() const {
   const char* ending = "";
   switch (outcome_) {
-    case Outcome::kTraining: ending = "unfinished"; break;
-    case Outcome::kReached: ending = "reached the goal"; break;
-    case Outcome::kStopped: ending = "stopped by a signal"; break;
-    case Outcome::kTimeLimit: ending = "out of time: see --time-limit"; break;
-    case Outcome::kIdle: ending = "no trajectories came: are the workers running?"; break;
+    case Outcome::kTraining:
+      ending = "unfinished";
+      break;
+    case Outcome::kReached:
+      ending = "reached the goal";
+      break;
+    case Outcome::kStopped:
+      ending = "stopped by a signal";
+      break;
+    case Outcome::kTimeLimit:
+      ending = "out of time: see --time-limit";
+      break;
+    case Outcome::kIdle:
+      ending = "no trajectories came: are the workers running?";
+      break;
   }
   if (ranks_.rank() == 0) {
     std::printf("%s: mean_return=%.1f updates=%llu\n", ending, mean_return(),
@@ -90,10 +100,8 @@ int Learner::finish() const {
   return outcome_ == Outcome::kReached ? 0 : kNotReached;
 }
 
-Learner::Agreement Learner::agree(WeightTag published, std::size_t at_hand) {
-  const Notice notice{.number = published.number,
-                      .at_hand = static_cast<std::uint32_t>(at_hand),
-                      .outcome = own_outcome()};
+Learner::Agreement Learner::agree(std::size_t at_hand) {
+  const Notice notice{.at_hand = static_cast<std::uint32_t>(at_hand), .outcome = own_outcome()};
   const std::vector<float> returns = collector_.take_episode_returns();
   std::vector<std::uint8_t> bytes(sizeof(Notice) + returns.size() * sizeof(float));
   std::memcpy(bytes.data(), &notice, sizeof(Notice));
@@ -101,16 +109,12 @@ Learner::Agreement Learner::agree(WeightTag published, std::size_t at_hand) {
     std::memcpy(bytes.data() + sizeof(Notice), returns.data(), returns.size() * sizeof(float));
   }
 
-  Agreement agreement{.segments = options_.segments, .outcome = Outcome::kTraining,
-                      .episode_returns = {}};
+  Agreement agreement{
+      .segments = options_.segments, .outcome = Outcome::kTraining, .episode_returns = {}};
   for (const auto& theirs : ranks_.exchange(bytes)) {
     Notice other;
     if (theirs.size() < sizeof(Notice)) throw std::runtime_error("a rank sent a short notice");
     std::memcpy(&other, theirs.data(), sizeof(Notice));
-    if (other.number != published.number) {
-      throw std::runtime_error("this rank published version " + std::to_string(published.number) +
-                               ", another one " + std::to_string(other.number));
-    }
     agreement.segments = std::min<std::size_t>(agreement.segments, other.at_hand);
     agreement.outcome = std::max(agreement.outcome, other.outcome);
     const std::size_t count = (theirs.size() - sizeof(Notice)) / sizeof(float);
@@ -134,8 +138,7 @@ Learner::Outcome Learner::own_outcome() const {
 
 double Learner::mean_return() const {
   if (window_.empty()) return 0.0;
-  return std::accumulate(window_.begin(), window_.end(), 0.0) /
-         static_cast<double>(window_.size());
+  return std::accumulate(window_.begin(), window_.end(), 0.0) / static_cast<double>(window_.size());
 }
 
 void Learner::report(WeightTag published, const PpoStatistics& statistics) {

@@ -35,7 +35,7 @@ class Learner {
 
  private:
   struct Agreement;
-  Agreement agree(WeightTag published, std::size_t at_hand);
+  Agreement agree(std::size_t at_hand);
   Outcome own_outcome() const;
   double mean_return() const;
   void report(WeightTag published, const PpoStatistics& statistics);

@@ -25,8 +25,14 @@ class Pace {
     ++made_;
   }
 
-  /// Whether to await a newer version before the next segment.
-  [[nodiscard]] bool quota_spent() const { return made_ >= quota_; }
+  /// The number of the version to await before the next segment. It has long come, except before
+  /// the first version and where the present one's quota is spent.
+  [[nodiscard]] std::uint64_t wanted() const {
+    return tag_.number + (made_ >= quota_ || made_ == 0 ? 1 : 0);
+  }
+
+  /// Whether there was no version yet.
+  [[nodiscard]] bool waiting_for_first() const { return made_ == 0; }
 
   /// Whether no new version has come for so long that the job must be over.
   [[nodiscard]] bool abandoned() const { return Clock::now() - newest_at_ > idle_limit_; }

@@ -1,8 +1,8 @@
 #include "policy.hpp"
 
-#include <torch/nn/init.h>
-
 #include <cmath>
+
+#include <torch/nn/init.h>
 
 #include "cartpole.hpp"
 
@@ -22,12 +22,12 @@ const double kHiddenGain = std::sqrt(2.0);
 }  // namespace
 
 PolicyImpl::PolicyImpl(std::int64_t hidden)
-    : actor_1_(register_module("actor_1",
-                               make_layer(CartPole::kObservationSize, hidden, kHiddenGain))),
+    : actor_1_(
+          register_module("actor_1", make_layer(CartPole::kObservationSize, hidden, kHiddenGain))),
       actor_2_(register_module("actor_2", make_layer(hidden, hidden, kHiddenGain))),
       actor_out_(register_module("actor_out", make_layer(hidden, CartPole::kActionCount, 0.01))),
-      critic_1_(register_module("critic_1",
-                                make_layer(CartPole::kObservationSize, hidden, kHiddenGain))),
+      critic_1_(
+          register_module("critic_1", make_layer(CartPole::kObservationSize, hidden, kHiddenGain))),
       critic_2_(register_module("critic_2", make_layer(hidden, hidden, kHiddenGain))),
       critic_out_(register_module("critic_out", make_layer(hidden, 1, 1.0))) {}
 
@@ -38,5 +38,7 @@ torch::Tensor PolicyImpl::forward(const torch::Tensor& states) {
 torch::Tensor PolicyImpl::value(const torch::Tensor& states) {
   return critic_out_(torch::tanh(critic_2_(torch::tanh(critic_1_(states))))).squeeze(-1);
 }
+
+std::shared_ptr<PolicyImpl> make_policy() { return std::make_shared<PolicyImpl>(); }
 
 }  // namespace rl_loop

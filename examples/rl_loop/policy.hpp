@@ -1,9 +1,10 @@
 #pragma once
 
+#include <cstdint>
+#include <memory>
+
 #include <torch/nn/module.h>
 #include <torch/nn/modules/linear.h>
-
-#include <cstdint>
 
 namespace rl_loop {
 
@@ -24,5 +25,7 @@ class PolicyImpl : public torch::nn::Module {
   torch::nn::Linear actor_1_, actor_2_, actor_out_;
   torch::nn::Linear critic_1_, critic_2_, critic_out_;
 };
+
+[[nodiscard]] std::shared_ptr<PolicyImpl> make_policy();
 
 }  // namespace rl_loop

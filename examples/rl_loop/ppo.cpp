@@ -1,9 +1,5 @@
 #include "ppo.hpp"
 
-#include <torch/nn/utils/clip_grad.h>
-#include <torch/types.h>
-#include <torch/utils.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
@@ -11,6 +7,10 @@
 #include <random>
 #include <stdexcept>
 #include <utility>
+
+#include <torch/nn/utils/clip_grad.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include "cartpole.hpp"
 #include "gae.hpp"
@@ -56,13 +56,13 @@ Ppo::Ppo(const PpoOptions& options, std::shared_ptr<PolicyImpl> policy,
 Ppo::Batch Ppo::prepare(std::span<const Segment> segments) {
   const torch::NoGradGuard no_grad;
   Batch batch;
-  batch.states = joined(segments, &Segment::states, torch::kFloat)
-                     .view({-1, CartPole::kObservationSize});
+  batch.states =
+      joined(segments, &Segment::states, torch::kFloat).view({-1, CartPole::kObservationSize});
   batch.actions = joined(segments, &Segment::actions, torch::kByte).to(torch::kLong);
   batch.log_probs = joined(segments, &Segment::log_probs, torch::kFloat);
 
-  const torch::Tensor next_states = joined(segments, &Segment::next_states, torch::kFloat)
-                                        .view({-1, CartPole::kObservationSize});
+  const torch::Tensor next_states =
+      joined(segments, &Segment::next_states, torch::kFloat).view({-1, CartPole::kObservationSize});
   const torch::Tensor values = policy_->value(batch.states).contiguous();
   const torch::Tensor next_values = policy_->value(next_states).contiguous();
   batch.advantages = torch::empty_like(values);
@@ -79,8 +79,7 @@ Ppo::Batch Ppo::prepare(std::span<const Segment> segments) {
   return batch;
 }
 
-torch::Tensor Ppo::loss(const Batch& batch, const torch::Tensor& rows,
-                        PpoStatistics& statistics) {
+torch::Tensor Ppo::loss(const Batch& batch, const torch::Tensor& rows, PpoStatistics& statistics) {
   const torch::Tensor states = batch.states.index_select(0, rows);
   torch::Tensor advantages = batch.advantages.index_select(0, rows);
   advantages = (advantages - advantages.mean()) / (advantages.std() + kAdvantageEpsilon);
@@ -153,8 +152,8 @@ void Ppo::average_gradients() {
 void Ppo::set_learning_rate() {
   const double progress =
       std::min(1.0, static_cast<double>(updates_) / std::max(options_.decay_updates, 1));
-  const double rate = options_.learning_rate +
-                      progress * (options_.final_learning_rate - options_.learning_rate);
+  const double rate =
+      options_.learning_rate + progress * (options_.final_learning_rate - options_.learning_rate);
   for (auto& group : optimizer_.param_groups()) group.options().set_lr(rate);
 }
 

@@ -1,11 +1,11 @@
 #pragma once
 
-#include <torch/optim/optimizer.h>
-
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <vector>
+
+#include <torch/optim/optimizer.h>
 
 #include "policy.hpp"
 #include "rank_group.hpp"
@@ -19,12 +19,12 @@ struct PpoOptions {
   int decay_updates = 100;  ///< Updates over which the rate falls linearly to the final one.
   double discount = 0.99;
   double gae_lambda = 0.95;
-  double clip = 0.2;        ///< Of the probability ratio.
+  double clip = 0.2;  ///< Of the probability ratio.
   double value_weight = 0.5;
   double entropy_weight = 0.0;
   double max_gradient_norm = 0.5;
   int epochs = 6;
-  int minibatch = 256;      ///< Transitions a rank puts into one gradient.
+  int minibatch = 256;  ///< Transitions a rank puts into one gradient.
 };
 
 /// Means over the minibatches of one update, of this rank's own transitions.

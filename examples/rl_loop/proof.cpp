@@ -1,15 +1,15 @@
 #include "proof.hpp"
 
-#include <torch/nn/module.h>
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include <iomanip>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <sstream>
 #include <stdexcept>
+
+#include <torch/nn/module.h>
+#include <nlohmann/json.hpp>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #include "clock.hpp"
 
@@ -63,7 +63,8 @@ PublishProof::PublishProof(const std::string& path, int rank) {
 }
 
 void PublishProof::record(WeightTag tag, const torch::nn::Module& module) {
-  if (!file_.is_open()) return;
+  if (!file_.is_open() || tag.number == 0 || tag == last_) return;
+  last_ = tag;
   const std::int64_t now = monotonic_ns();
   file_ << nlohmann::json{{"run", hex(tag.run)},
                           {"version", tag.number},
@@ -86,12 +87,9 @@ void ServeProof::begin(WeightTag tag, const torch::nn::Module& module, std::int6
 void ServeProof::end(const torch::nn::Module& module) {
   if (!file_.is_open()) return;
   const std::uint64_t hash_end = hash_tensors(module);
-  file_ << nlohmann::json{{"run", hex(tag_.run)},
-                          {"version", tag_.number},
-                          {"acquire_ns", acquire_ns_},
-                          {"release_ns", monotonic_ns()},
-                          {"hash_start", hex(hash_start_)},
-                          {"hash_end", hex(hash_end)}}
+  file_ << nlohmann::json{{"run", hex(tag_.run)},           {"version", tag_.number},
+                          {"acquire_ns", acquire_ns_},      {"release_ns", monotonic_ns()},
+                          {"hash_start", hex(hash_start_)}, {"hash_end", hex(hash_end)}}
                .dump()
         << '\n'
         << std::flush;

@@ -23,11 +23,13 @@ class PublishProof {
   /// @throw std::runtime_error when the file cannot be written.
   PublishProof(const std::string& path, int rank);
 
-  /// To be called between the publish point and the next change of the weights.
+  /// To be called between the publish point and the next change of the weights. A version that is
+  /// recorded already is passed over: then the publish point in between made none.
   void record(WeightTag tag, const torch::nn::Module& module);
 
  private:
   std::ofstream file_;
+  WeightTag last_;
 };
 
 /// What a worker computed with: one JSON line {run, version, acquire_ns, release_ns, hash_start,

@@ -1,8 +1,5 @@
 #include "rank_group.hpp"
 
-#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
-#include <torch/csrc/distributed/c10d/TCPStore.hpp>
-
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +8,9 @@
 #include <string>
 #include <string_view>
 #include <utility>
+
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 namespace rl_loop {
 namespace {
@@ -61,8 +61,9 @@ RankGroup RankGroup::from_environment(std::chrono::milliseconds timeout) {
 
   const auto host = environment("MASTER_ADDR");
   if (!host) {
-    throw std::runtime_error("MASTER_ADDR must name the host of rank 0, but is unset: start the "
-                             "trainer under torchrun");
+    throw std::runtime_error(
+        "MASTER_ADDR must name the host of rank 0, but is unset: start the "
+        "trainer under torchrun");
   }
   // torchrun's agent listens on MASTER_PORT itself and says so.
   const bool agent_serves = environment("TORCHELASTIC_USE_AGENT_STORE") == "True";
@@ -73,8 +74,7 @@ RankGroup RankGroup::from_environment(std::chrono::milliseconds timeout) {
   options.waitWorkers = false;
   options.timeout = timeout;
   // A job that torchrun restarts finds the same store, with what the last one left in it.
-  const std::string prefix =
-      "rl_loop/" + environment("TORCHELASTIC_RESTART_COUNT").value_or("0");
+  const std::string prefix = "rl_loop/" + environment("TORCHELASTIC_RESTART_COUNT").value_or("0");
   auto store = c10::make_intrusive<c10d::TCPStore>(*host, options);
   return {c10::make_intrusive<c10d::PrefixStore>(prefix, std::move(store)), rank, world_size,
           timeout};
@@ -98,8 +98,8 @@ std::vector<std::vector<std::uint8_t>> RankGroup::exchange(std::span<const std::
 
 void RankGroup::average(std::span<float> values) {
   if (world_size_ == 1) return;
-  const auto all = exchange({reinterpret_cast<const std::uint8_t*>(values.data()),
-                             values.size_bytes()});
+  const auto all =
+      exchange({reinterpret_cast<const std::uint8_t*>(values.data()), values.size_bytes()});
   std::vector<float> other(values.size());
   for (std::size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank].size() != values.size_bytes()) {

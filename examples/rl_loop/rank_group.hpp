@@ -1,11 +1,11 @@
 #pragma once
 
-#include <c10/util/intrusive_ptr.h>
-
 #include <chrono>
 #include <cstdint>
 #include <span>
 #include <vector>
+
+#include <c10/util/intrusive_ptr.h>
 
 namespace c10d {
 class Store;

@@ -1,9 +1,9 @@
 #include "rollout.hpp"
 
-#include <torch/types.h>
-
 #include <cmath>
 #include <cstddef>
+
+#include <torch/types.h>
 
 namespace rl_loop {
 namespace {

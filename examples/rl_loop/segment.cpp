@@ -76,7 +76,7 @@ std::optional<Segment> decode(std::span<const std::byte> bytes) {
     return std::nullopt;
   }
   Segment segment;
-  segment.tag = {.run = header.run, .number = header.number};
+  segment.tag = {header.run, header.number};
   segment.worker = header.worker;
   segment.steps = header.steps;
   segment.environments = header.environments;

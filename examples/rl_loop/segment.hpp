@@ -13,6 +13,18 @@ struct WeightTag {
   std::uint64_t run = 0;
   std::uint64_t number = 0;
 
+  WeightTag() = default;
+  WeightTag(std::uint64_t run_of, std::uint64_t number_of) : run(run_of), number(number_of) {}
+
+  /// From weightcast::Version, which the plain twin does without.
+  template <class Version>
+  requires requires(const Version& version) {
+    version.run.started_us;
+    version.number;
+  }
+  WeightTag(const Version& version)  // NOLINT(google-explicit-constructor)
+      : run(version.run.started_us), number(version.number) {}
+
   friend bool operator==(const WeightTag&, const WeightTag&) = default;
 };
 
@@ -34,9 +46,7 @@ struct Segment {
   std::vector<std::uint8_t> truncated;
   std::vector<float> episode_returns;  ///< Of the episodes that ended here, in order.
 
-  [[nodiscard]] std::size_t transitions() const {
-    return std::size_t{steps} * environments;
-  }
+  [[nodiscard]] std::size_t transitions() const { return std::size_t{steps} * environments; }
 };
 
 /// The bytes of a segment: a fixed header, then the arrays in the order of the struct. Both ends

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 #include <utility>
+
 #include <zmq.hpp>
 
 namespace rl_loop {

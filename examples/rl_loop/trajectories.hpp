@@ -38,7 +38,8 @@ class SegmentCollector {
  public:
   struct Counts {
     std::uint64_t accepted = 0;
-    std::uint64_t stale = 0;      ///< Older than the newest version by more than one, or of another run.
+    std::uint64_t stale =
+        0;  ///< Older than the newest version by more than one, or of another run.
     std::uint64_t malformed = 0;  ///< Refused by decode() or not of the expected shape.
   };
 

@@ -15,10 +15,11 @@ suffix=${SUFFIX-_plain}
 kill_at=${KILL_AT:-10}
 ranks=2
 workers=3
-export OMP_NUM_THREADS=1
+export OMP_NUM_THREADS=1  # two cores are shared by all
 
-directory=$(mktemp -d /tmp/rl_loop.XXXXXX)
+directory=$(mktemp -d "${TMPDIR:-/tmp}/rl_loop.XXXXXX")
 logs=${LOGS:-$directory}
+export WEIGHTCAST_DIR=$directory/weightcast  # beside other jobs of this user
 mkdir -p "$logs"
 rm -f "$logs"/{metrics,trainer,worker-*}.jsonl
 declare -A pids=()
@@ -48,7 +49,7 @@ pids[trainer]=$!
 updates() { if [[ -f $logs/metrics.jsonl ]]; then wc -l <"$logs/metrics.jsonl"; else echo 0; fi; }
 while kill -0 "${pids[trainer]}" 2>/dev/null; do
   if (($(updates) >= kill_at)); then
-    kill -KILL "${pids[worker0]}"
+    kill -KILL "${pids[worker0]}" || true
     wait "${pids[worker0]}" 2>/dev/null || true
     unset 'pids[worker0]'
     start_worker "$workers"

@@ -1,10 +1,10 @@
 // The trainer without weightcast: compare with ../trainer.cpp.
-#include <torch/optim/adam.h>
-#include <torch/utils.h>
-
 #include <cstdio>
 #include <exception>
 #include <memory>
+
+#include <torch/optim/adam.h>
+#include <torch/utils.h>
 
 #include "learner.hpp"
 #include "options.hpp"
@@ -21,8 +21,9 @@ using namespace rl_loop;
 int train(const TrainerOptions& options) {
   RankGroup ranks = RankGroup::from_environment(std::chrono::seconds(30));
   torch::manual_seed(options.seed);
-  auto policy = std::make_shared<PolicyImpl>();
-  torch::optim::Adam optimizer(policy->parameters(), torch::optim::AdamOptions().eps(1e-5));
+  const auto policy = make_policy();
+  const auto rule = torch::optim::AdamOptions().eps(1e-5);
+  torch::optim::Adam optimizer(policy->parameters(), rule);
   WeightSender publication(*policy, ranks, options.directory);
 
   Learner learner(options, ranks, policy, optimizer);

@@ -1,12 +1,12 @@
 #include "plain/weight_socket.hpp"
 
-#include <torch/types.h>
-
 #include <chrono>
 #include <cstring>
 #include <span>
 #include <stdexcept>
 #include <vector>
+
+#include <torch/types.h>
 #include <zmq.hpp>
 
 namespace rl_loop {
@@ -38,9 +38,8 @@ struct WeightSender::Socket {
   zmq::socket_t pub{context, zmq::socket_type::pub};
 };
 
-WeightSender::WeightSender(const PolicyImpl& policy, RankGroup& ranks,
-                           const std::string& directory)
-    : policy_(policy), version_{.run = agree_on_run(ranks), .number = 0} {
+WeightSender::WeightSender(const PolicyImpl& policy, RankGroup& ranks, const std::string& directory)
+    : policy_(policy), version_(agree_on_run(ranks), 0) {
   if (ranks.rank() != 0) return;
   socket_ = std::make_unique<Socket>();
   socket_->pub.set(zmq::sockopt::linger, 0);
@@ -83,7 +82,12 @@ WeightReceiver::Lease WeightReceiver::acquire(Clock::time_point deadline) {
   return {version_.number == 0 ? nullptr : &policy_, version_};
 }
 
-bool WeightReceiver::wait_for_newer(Clock::time_point deadline) { return receive(deadline); }
+bool WeightReceiver::wait_for(std::uint64_t number, Clock::time_point deadline) {
+  while (version_.number < number) {
+    if (!receive(deadline)) return false;
+  }
+  return true;
+}
 
 bool WeightReceiver::receive(Clock::time_point deadline) {
   zmq::message_t message;

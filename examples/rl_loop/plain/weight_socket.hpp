@@ -56,9 +56,9 @@ class WeightReceiver {
   /// @throw std::runtime_error when the bytes do not fit the module.
   Lease acquire(Clock::time_point deadline);
 
-  /// Waits until a version other than the one held has come.
+  /// Waits until version `number` or a later one has come.
   /// @return whether it has.
-  bool wait_for_newer(Clock::time_point deadline);
+  bool wait_for(std::uint64_t number, Clock::time_point deadline);
 
  private:
   bool receive(Clock::time_point deadline);

@@ -25,12 +25,12 @@ int work(const WorkerOptions& options) {
   WeightReceiver follower(options.directory);
 
   while (!stop_requested() && !pace.abandoned()) {
-    // Nobody needs a segment more than one version old, but with fewer workers than usual the
-    // trainer awaits more than the quota.
-    if (pace.quota_spent()) follower.wait_for_newer(Clock::now() + 200ms);
+    // In vain where the trainer needs more than the quota because other workers are gone.
+    if (!follower.wait_for(pace.wanted(), Clock::now() + 200ms) && pace.waiting_for_first()) {
+      continue;
+    }
     const auto asked_ns = monotonic_ns();
-    auto lease = follower.acquire(Clock::now() + 500ms);
-    if (!lease) continue;
+    auto lease = follower.acquire(Clock::now() + 1s);
     proof.begin(lease.version(), *lease, asked_ns);
     const Segment segment = rollout.run(*lease, lease.version());
     proof.end(*lease);
