@@ -52,6 +52,8 @@ class Coordinator {
 
   void receive(Clock::time_point now, Peer peer, const Message& message);
   void tick(Clock::time_point now);
+  /// Tells all members that this run ends, so that they look for the next one at once.
+  void leave();
   Clock::time_point next_wakeup() const noexcept;
   std::vector<Outgoing> take_outbox() { return std::exchange(outbox_, {}); }
   std::vector<Note> take_notes() { return std::exchange(notes_, {}); }

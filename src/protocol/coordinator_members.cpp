@@ -1,5 +1,6 @@
 // The coordinator's members: joining, being refused, leaving, being evicted.
 #include <algorithm>
+#include <string_view>
 
 #include "protocol/coordinator.hpp"
 #include "protocol/seeded_bug.hpp"
@@ -108,6 +109,15 @@ void Coordinator::welcome_receiver(Clock::time_point now, Peer peer, const Membe
   note(false, "event=receiver_joined name=" + member.name);
 }
 
+void Coordinator::leave() {
+  for (const auto& [rank, source] : sources_) {
+    send(source.peer, source.member, Refused{Refusal::kStale, "this trainer ends"});
+  }
+  for (const auto& [name, receiver] : receivers_) {
+    send(receiver.peer, receiver.member, Refused{Refusal::kStale, "this trainer ends"});
+  }
+}
+
 void Coordinator::evict_silent(Clock::time_point now) {
   if (seeded(Bug::kNoEviction)) return;
   std::vector<std::uint32_t> ranks;
@@ -130,7 +140,8 @@ void Coordinator::evict_silent(Clock::time_point now) {
 
 void Coordinator::drop_source(Clock::time_point now, std::uint32_t rank, const char* why) {
   const std::string text = "rank " + std::to_string(rank) + " " + why;
-  note(true, "event=source_gone rank=" + std::to_string(rank) + " why=" + why +
+  const bool on_purpose = std::string_view(why) == "left";
+  note(!on_purpose, "event=source_gone rank=" + std::to_string(rank) + " why=" + why +
                  " what=\"no new versions until it is back; engines serve on\"");
   sources_.erase(rank);
   changed_ = true;

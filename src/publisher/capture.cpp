@@ -223,7 +223,7 @@ void CapturePool::Impl::prepare() {
   is_item.assign(request.list.tensors.size(), false);
   for (const auto& item : items) is_item[item.tensor] = true;
   for (std::uint32_t i = 0; i < request.list.tensors.size(); ++i) {
-    if (!is_item[i]) add_tensor(i, nullptr, rest);
+    if (!is_item[i] && !request.published[i].buffer) add_tensor(i, nullptr, rest);
   }
 }
 
@@ -260,7 +260,10 @@ void CapturePool::Impl::finish() {
     const base::Digest digest{sums[i].a.load(std::memory_order_relaxed),
                               sums[i].b.load(std::memory_order_relaxed)};
     if (i < items) result.digests.push_back(digest);
-    if (ended.whole_policy_digest) result.policy_digest += digest;
+    if (!ended.whole_policy_digest) continue;
+    // Buffers are each rank's own: BatchNorm statistics differ where the data does.
+    if (i < items && ended.published[ended.layout.items[i].tensor].buffer) continue;
+    result.policy_digest += digest;
   }
   if (call) {
     try {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <zmq.hpp>
 
+#include "base/failpoint.hpp"
 #include "base/log.hpp"
 #include "base/signal_mask.hpp"
 #include "protocol/wire.hpp"
@@ -68,6 +69,8 @@ Result<std::unique_ptr<ControlLoop>> ControlLoop::start(const PublisherOptions& 
   std::unique_ptr<ControlLoop> loop(new ControlLoop(options, place, incarnation, locks));
   if (options.rank == 0) {
     if (Status status = loop->become_coordinator(); !status) return status;
+    loop->source_.tick(Clock::now());
+    loop->exchange();  // its own source has joined when this returns
   }
   const base::ScopedSignalMask mask;
   try {
@@ -131,6 +134,7 @@ void ControlLoop::run() {
     const std::lock_guard lock(mutex_);
     source_.leave(Clock::now());
   }
+  if (coordinator_) coordinator_->leave();
   exchange();
 }
 
@@ -240,9 +244,27 @@ void ControlLoop::exchange() {
     }
   }
   changed_.notify_all();
+  pass_failpoints();
   if (!coordinator_) return;
   for (const auto& note : coordinator_->take_notes()) {
     base::log(note.warning ? LogLevel::kWarn : LogLevel::kDebug, note.text);
+  }
+}
+
+void ControlLoop::pass_failpoints() {
+  std::uint64_t published = 0;
+  std::uint64_t committed = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    published = source_.published();
+    committed = source_.committed();
+  }
+  // Once for each version: receivers have been asked to stage it, may serve it.
+  if (std::exchange(seen_published_, published) != published) {
+    base::failpoint("trainer.published", published);
+  }
+  if (std::exchange(seen_committed_, committed) != committed) {
+    base::failpoint("trainer.committed", committed);
   }
 }
 

@@ -74,6 +74,7 @@ class ControlLoop {
   void send_from_source(std::vector<protocol::Message> messages);
   void seek_coordinator(Clock::time_point now);
   void sweep_now_and_then(Clock::time_point now);
+  void pass_failpoints();
   int wait_ms(Clock::time_point now) const;
 
   const PublisherOptions options_;
@@ -97,6 +98,8 @@ class ControlLoop {
   Clock::time_point next_seek_;
   Clock::time_point next_sweep_;
   bool sweeping_ = true;
+  std::uint64_t seen_published_ = 0;
+  std::uint64_t seen_committed_ = 0;
   std::thread thread_;
 };
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/config.hpp"
+#include "base/failpoint.hpp"
 #include "base/log.hpp"
 #include "plan/shares.hpp"
 #include "publisher/capture.hpp"
@@ -196,6 +197,7 @@ PointResult Publisher::Impl::capture(const PointDecision& decision, const Lister
     return give_up(decision, "the copies of an earlier point have not ended");
   }
   stalled_ = false;
+  base::failpoint("trainer.granted", decision.point);
   const std::uint64_t generation = slab_->begin_write(decision.slot);
   publisher::CaptureRequest request;
   request.list = std::move(list);
@@ -209,6 +211,7 @@ PointResult Publisher::Impl::capture(const PointDecision& decision, const Lister
         captured(decision, generation, layout, at, std::move(result));
       });
   if (!status) return give_up(decision, status.message());
+  base::failpoint("trainer.copying", decision.point);
   ++captured_;
   return {PointResult::Kind::kCaptured, decision.point, {}};
 }

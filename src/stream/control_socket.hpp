@@ -1,6 +1,7 @@
 // The ZeroMQ sockets of the control plane, each owned by one I/O thread.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <optional>
@@ -8,6 +9,8 @@
 #include <string>
 
 #include <weightcast/status.hpp>
+
+#include "protocol/wire.hpp"
 
 namespace weightcast::stream {
 
@@ -17,21 +20,35 @@ struct Received {
   std::string bytes;
 };
 
-/// The coordinator's ROUTER. Thread safety: one thread.
+/// Bounds on what a connection may take.
+struct ControlLimits {
+  std::size_t message_bytes = protocol::kMaxMessageBytes;  ///< larger ones end their connection
+  int queued_messages = 128;                               ///< a connection, in either direction
+};
+
+/// The coordinator's ROUTER. Owns a ZeroMQ context and thereby two threads.
+/// Thread safety: one thread. The destructor is close(0).
 class ControlServer {
  public:
-  /// @param endpoint ipc://<path> (bound; refused where another file lies there)
-  static Result<std::unique_ptr<ControlServer>> bind(const std::string& endpoint);
+  /// @param endpoint ipc:///<absolute path>
+  /// @return kExists where any file lies there already (it is left alone), kInvalid for the
+  ///   endpoint, kDenied
+  static Result<std::unique_ptr<ControlServer>> bind(const std::string& endpoint,
+                                                     const ControlLimits& limits = {});
   ~ControlServer();
   ControlServer(const ControlServer&) = delete;
   ControlServer& operator=(const ControlServer&) = delete;
 
   /// The next message, without waiting. Messages that are not one plain part are dropped.
   std::optional<Received> receive();
-  /// Never waits. @return kUnavailable: that peer is gone; kExhausted: its queue is full
+  /// Never waits. @return kUnavailable: that peer is gone; kExhausted: its queue is full; kInvalid:
+  ///   empty or larger than the limit; kCancelled: closed
   Status send(const std::string& peer, std::span<const char> bytes);
-  /// For zmq::poll (zmq_pollitem_t::socket).
+  /// For zmq::poll (zmq_pollitem_t::socket). Null once closed.
   void* handle() noexcept;
+  /// Ends all connections and removes the socket file. Waits for at most `linger`, and only where
+  /// messages have not gone out yet.
+  void close(std::chrono::milliseconds linger) noexcept;
 
  private:
   struct Impl;
@@ -39,19 +56,25 @@ class ControlServer {
   std::unique_ptr<Impl> impl_;
 };
 
-/// A member's DEALER. Thread safety: one thread.
+/// A member's DEALER. Owns a ZeroMQ context and thereby two threads.
+/// Thread safety: one thread. The destructor is close(0).
 class ControlClient {
  public:
-  /// Connects in the background; messages are refused until the connection stands.
-  static Result<std::unique_ptr<ControlClient>> connect(const std::string& endpoint);
+  /// Connects in the background, again and again; messages are refused until the connection stands.
+  /// @return kInvalid for the endpoint, kDenied
+  static Result<std::unique_ptr<ControlClient>> connect(const std::string& endpoint,
+                                                        const ControlLimits& limits = {});
   ~ControlClient();
   ControlClient(const ControlClient&) = delete;
   ControlClient& operator=(const ControlClient&) = delete;
 
   std::optional<Received> receive();
-  /// Never waits. @return kUnavailable where there is no connection (yet) or its queue is full
+  /// Never waits. @return kUnavailable where there is no connection (yet) or its queue is full;
+  ///   kInvalid, kCancelled as above
   Status send(std::span<const char> bytes);
   void* handle() noexcept;
+  /// As above; a Bye needs some 100 ms to go out.
+  void close(std::chrono::milliseconds linger) noexcept;
 
  private:
   struct Impl;

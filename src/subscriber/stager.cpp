@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/failpoint.hpp"
 #include "base/log.hpp"
 #include "base/signal_mask.hpp"
 #include "staging/sweep.hpp"
@@ -144,6 +145,7 @@ void Stager::switch_to_staged() {
   serving_ = version;
   serving_image_ = staged_;
   callbacks_.serve(std::exchange(staged_, nullptr));
+  base::failpoint("engine.committed", version.number);
 }
 
 void Stager::sweep_after_run_change() {
@@ -170,6 +172,7 @@ Status Stager::wait_for_room(std::uint64_t op) {
 
 Status Stager::stage(const protocol::StartStage& what, std::shared_ptr<Image>& staged) {
   if (cancelled(what.op)) return given_up();
+  base::failpoint("engine.prepare", what.version.number);
   if (Status status = wait_for_applier(what.op); !status) return status;
   if (applier_) {
     std::vector<TensorInfo> infos;
@@ -228,6 +231,7 @@ Status Stager::fill_view(const protocol::StartStage& what, Image& image) {
       verifier.add(0, payload.first(share.payload_bytes));
       if (Status status = verifier.check(); !status) return status;
     }
+    base::failpoint("engine.copying", what.version.number);
     image.place_share(share, payload.data());
     image.hold_segment(std::move(*segment));
   }
@@ -251,7 +255,8 @@ Status Stager::fill_copy(const protocol::StartStage& what, Image& image) {
       transport::Bucket bucket;
       bucket.offset = offset;
       bucket.destination = {destination + offset, bytes};
-      bucket.placed = [&verifier, offset](std::span<const std::byte> placed) {
+      bucket.placed = [&verifier, &what, offset](std::span<const std::byte> placed) {
+        base::failpoint("engine.copying", what.version.number);
         verifier.add(offset, placed);
       };
       buckets.push_back(std::move(bucket));

@@ -11,10 +11,12 @@
 #include <zmq.hpp>
 
 #include "base/config.hpp"
+#include "base/failpoint.hpp"
 #include "base/log.hpp"
 #include "base/signal_mask.hpp"
 #include "protocol/receiver.hpp"
 #include "protocol/wire.hpp"
+#include "staging/sweep.hpp"
 #include "stream/control_socket.hpp"
 #include "stream/rendezvous.hpp"
 #include "stream/waker.hpp"
@@ -138,6 +140,9 @@ Subscriber::Impl::~Impl() {
   changed_.notify_all();
   if (thread_.joinable()) thread_.join();
   stager_.reset();
+  current_.reset();
+  // What a trainer that is gone left to us to hold.
+  staging::sweep(options_.job);
 }
 
 void Subscriber::Impl::run() {
@@ -222,6 +227,10 @@ void Subscriber::Impl::flush_machine() {
     if (!client_) continue;  // said again once there is a connection
     [[maybe_unused]] const Status sent =
         client_->send(std::span<const char>(protocol::encode(message)));
+    const auto* state = std::get_if<protocol::ReceiverState>(&message.body);
+    if (state != nullptr && state->phase == protocol::Phase::kStaged) {
+      base::failpoint("engine.staged", 0);
+    }
   }
 }
 

@@ -133,13 +133,12 @@ void CopyPool::run(std::size_t index) {
     work_.wait(lock, [&] { return stopping_ || !waiting_.empty(); });
     if (waiting_.empty()) return;
     Completion completion;
-    {
+    {  // the job lets go of its segment before its completion can be seen
       Job job = std::move(waiting_.front());
       waiting_.pop_front();
       ++copying_;
       lock.unlock();
       completion = {job.bucket.id, copy(job)};
-      job = Job{};  // lets go of the segment before the completion can be seen
     }
     lock.lock();
     --copying_;
