@@ -1,16 +1,19 @@
 #include <weightcast/version.hpp>
 
-#include <regex>
-#include <string>
+#include <cstdio>
 
 #include <gtest/gtest.h>
 
 namespace {
 
 TEST(VersionTest, IsThreeNumbers) {
-  const std::string version = weightcast::library_version();
+  int major = -1, minor = -1, patch = -1, length = -1;
+  const char* version = weightcast::library_version();
 
-  EXPECT_TRUE(std::regex_match(version, std::regex(R"(\d+\.\d+\.\d+)"))) << version;
+  const int read = std::sscanf(version, "%d.%d.%d%n", &major, &minor, &patch, &length);
+
+  ASSERT_EQ(read, 3) << version;
+  EXPECT_EQ(version[length], '\0') << version;
 }
 
 }  // namespace
