@@ -49,7 +49,8 @@ struct PublisherOptions {
 
 /// Fills in what the environment says, over `base`: WEIGHTCAST_JOB, WEIGHTCAST_POLICY,
 /// WEIGHTCAST_DIR, WEIGHTCAST_MODE, WEIGHTCAST_STALL_MS, and torchrun's RANK, WORLD_SIZE,
-/// TORCHELASTIC_RUN_ID and TORCHELASTIC_RESTART_COUNT (the last two make `launch`).
+/// TORCHELASTIC_RUN_ID and TORCHELASTIC_RESTART_COUNT (the last two make `launch`). WEIGHTCAST_LOG
+/// (debug, info, warn, error, off) sets this process's log level on the way.
 /// @return kInvalid that names the variable, its value and what is allowed
 WEIGHTCAST_API Result<PublisherOptions> with_environment(PublisherOptions base);
 

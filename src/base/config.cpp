@@ -2,6 +2,9 @@
 
 #include <charconv>
 #include <cstdlib>
+#include <utility>
+
+#include <weightcast/log.hpp>
 
 namespace weightcast::base {
 
@@ -35,6 +38,23 @@ Status check_name(const char* what, const std::string& name) {
   if (good) return Status::ok();
   return Status(Code::kInvalid, std::string(what) + " \"" + name +
                                     "\": expected 1 to 64 characters of A-Z, a-z, 0-9, _ and -");
+}
+
+Status apply_log_level() {
+  const std::optional<std::string> text = environment("WEIGHTCAST_LOG");
+  if (!text) return Status::ok();
+  constexpr std::pair<const char*, LogLevel> kLevels[] = {{"debug", LogLevel::kDebug},
+                                                          {"info", LogLevel::kInfo},
+                                                          {"warn", LogLevel::kWarn},
+                                                          {"error", LogLevel::kError},
+                                                          {"off", LogLevel::kOff}};
+  for (const auto& [name, level] : kLevels) {
+    if (*text != name) continue;
+    set_log_level(level);
+    return Status::ok();
+  }
+  return Status(Code::kInvalid, "environment variable WEIGHTCAST_LOG=\"" + *text +
+                                    "\": expected debug, info, warn, error or off");
 }
 
 }  // namespace weightcast::base

@@ -20,4 +20,7 @@ Result<std::optional<std::uint64_t>> environment_number(const char* name, std::u
 /// Checks a job's, policy's or receiver's name: 1 to 64 characters of [A-Za-z0-9_-].
 Status check_name(const char* what, const std::string& name);
 
+/// Sets the log level from WEIGHTCAST_LOG (debug, info, warn, error, off) where that is set.
+Status apply_log_level();
+
 }  // namespace weightcast::base

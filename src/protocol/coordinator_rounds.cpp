@@ -180,6 +180,15 @@ void Coordinator::consider_round_end(Clock::time_point) {
   verdict_ = std::move(verdict);
   verdict_fixed_ = false;
   counters_.last_apply_ns = round_->apply_ns;
+  std::size_t applied = 0;
+  for (const auto& [name, receiver] : receivers_) {
+    const Version& serving = receiver.state.serving;
+    applied += serving.run == config_.run && serving.number >= round_->number ? 1 : 0;
+  }
+  note(false, "event=version_applied version=" + std::to_string(round_->number) +
+                  " receivers=" + std::to_string(applied) +
+                  " lost=" + std::to_string(round_->lost.size()) +
+                  " publish_to_applied_us=" + std::to_string(round_->apply_ns / 1000));
   round_.reset();
   changed_ = true;
 }

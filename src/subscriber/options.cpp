@@ -9,6 +9,7 @@
 namespace weightcast {
 
 Result<SubscriberOptions> with_environment(SubscriberOptions options) {
+  if (Status status = base::apply_log_level(); !status) return status;
   if (auto job = base::environment("WEIGHTCAST_JOB")) options.job = *job;
   if (auto policy = base::environment("WEIGHTCAST_POLICY")) options.policy = *policy;
   if (auto directory = base::environment("WEIGHTCAST_DIR")) options.directory = *directory;
