@@ -277,10 +277,12 @@ TEST(Capture, ChunksLargerThanTheScratchAreCopiedWhole) {
   expect_sealed(policy, layout, slot, outcome.get());
 }
 
-TEST(Capture, SharesOfTheRanksMakeOnePolicyDigest) {
+TEST(Capture, EveryRankDigestsTheParametersOfTheWholePolicy) {
   Policy policy = mixed_policy(11);
-  base::Digest whole;
-  for (std::uint32_t i = 0; i < policy.published().size(); ++i) whole += policy.digest(i);
+  base::Digest whole;  // without buffers, in which the ranks may differ
+  for (std::uint32_t i = 0; i < policy.published().size(); ++i) {
+    if (!policy.published()[i].buffer) whole += policy.digest(i);
+  }
   const auto layouts = plan::split_shares(policy.published(), 3);
   CapturePool pool(small_chunks());
   for (const auto& layout : layouts) {
@@ -497,7 +499,7 @@ TEST(Capture, CancelRacingWithTheEndCallsDoneOnce) {
   policy.add("w", DType::kF32, {20'000});
   const auto layout = only_share(policy);
   CapturePool pool(small_chunks());
-  for (int round = 0; round < 300; ++round) {
+  for (int round = 0; round < 150; ++round) {
     Slot slot(layout.payload_bytes);
     Outcome outcome;
     ASSERT_TRUE(pool.start(request_for(policy, layout, slot), outcome.callback()).is_ok());
