@@ -1,5 +1,3 @@
-#pragma once
-
 // What the files of the example's library read most.
 #include <torch/nn/module.h>
 #include <torch/nn/modules/linear.h>
