@@ -121,7 +121,7 @@ wanted() {
 
 common=(-Dtests=enabled "-Dpython=$tools_python")
 # Sanitizers make gcc 12 see uninitialized members inside <regex> and <functional> (PR105562).
-sanitized=(-Dtorch=disabled -Dexamples=disabled -Db_lundef=false)
+sanitized=(-Dtorch=disabled -Dexamples=disabled -Db_lundef=false -Doptimization=1)
 quiet=-Wno-maybe-uninitialized
 
 mapfile -t chosen < <(wanted unit contract simulation integration fault torch)
