@@ -1,0 +1,236 @@
+#include "simulation/truth.hpp"
+
+#include <algorithm>
+
+namespace weightcast::simulation {
+namespace {
+/// What a coordinator may ask the sources to keep: the version that is served, the one on its way,
+/// the one before (for who was catching up with it).
+constexpr std::size_t kMostKept = 3;
+}  // namespace
+
+void Coverage::add(const Coverage& o) {
+  commits += o.commits;
+  receivers_evicted += o.receivers_evicted;
+  sources_evicted += o.sources_evicted;
+  rejoins += o.rejoins;
+  catch_ups += o.catch_ups;
+  demotions += o.demotions;
+  grants_void += o.grants_void;
+  rounds_aborted += o.rounds_aborted;
+  new_runs += o.new_runs;
+  verdicts += o.verdicts;
+  void_verdicts += o.void_verdicts;
+  captures += o.captures;
+  stalls += o.stalls;
+  locked_slots += o.locked_slots;
+  stale_slots += o.stale_slots;
+  corruptions += o.corruptions;
+  corruptions_found += o.corruptions_found;
+  leases += o.leases;
+  lease_checks += o.lease_checks;
+  served_over_steps += o.served_over_steps;
+  kills += o.kills;
+  stops += o.stops;
+  partitions += o.partitions;
+  superseded += o.superseded;
+  messages += o.messages;
+  events += o.events;
+}
+
+std::string Coverage::text() const {
+  std::string out;
+  const auto say = [&](const char* name, std::uint64_t value) {
+    out += (out.empty() ? "" : " ") + std::string(name) + "=" + std::to_string(value);
+  };
+  say("commits", commits);
+  say("receivers_evicted", receivers_evicted);
+  say("sources_evicted", sources_evicted);
+  say("rejoins", rejoins);
+  say("catch_ups", catch_ups);
+  say("demotions", demotions);
+  say("grants_void", grants_void);
+  say("rounds_aborted", rounds_aborted);
+  say("new_runs", new_runs);
+  say("verdicts", verdicts);
+  say("void_verdicts", void_verdicts);
+  say("captures", captures);
+  say("stalls", stalls);
+  say("locked_slots", locked_slots);
+  say("stale_slots", stale_slots);
+  say("corruptions", corruptions);
+  say("corruptions_found", corruptions_found);
+  say("leases", leases);
+  say("lease_checks", lease_checks);
+  say("served_over_steps", served_over_steps);
+  say("kills", kills);
+  say("stops", stops);
+  say("partitions", partitions);
+  say("superseded", superseded);
+  say("messages", messages);
+  say("events", events);
+  return out;
+}
+
+void Truth::fail(const std::string& rule, const std::string& what) {
+  if (failed()) return;
+  rule_ = rule;
+  what_ = what;
+}
+
+void Truth::point_captured(const std::string& object, std::uint64_t generation,
+                           Snapshot snapshot) {
+  ++coverage.captures;
+  snapshots_.insert_or_assign({object, generation}, std::move(snapshot));
+}
+
+void Truth::coordinator_said(const Run& run, std::uint64_t committed,
+                             const std::vector<protocol::Outgoing>& messages) {
+  RunRecord& record = runs_[run];
+  if (committed < record.committed) {
+    fail("2 never back", "the coordinator of run " + to_string(run) + " took back a commit");
+  }
+  if (committed > record.committed) {
+    record.committed = committed;
+    commits_.insert(Version{run, committed});
+    ++coverage.commits;
+  }
+  std::optional<std::vector<std::uint64_t>> keep;
+  for (const protocol::Outgoing& out : messages) {
+    const protocol::Member& to = out.message.member;
+    if (const auto* prepare = std::get_if<protocol::Prepare>(&out.message.body)) {
+      check_prepare(run, record, to, committed, *prepare);
+    } else if (const auto* source = std::get_if<protocol::SourceOrders>(&out.message.body)) {
+      keep = source->keep;
+      if (source->keep.size() > kMostKept) {
+        fail("5 bounded", std::to_string(source->keep.size()) + " versions are kept at once");
+      }
+    } else if (const auto* orders = std::get_if<protocol::ReceiverOrders>(&out.message.body)) {
+      check_orders(run, record, to, *orders, keep);
+    } else if (const auto* verdict = std::get_if<protocol::Verdict>(&out.message.body)) {
+      check_verdict(record, *verdict);
+    }
+  }
+}
+
+void Truth::check_prepare(const Run& run, RunRecord& record, const protocol::Member& to,
+                          std::uint64_t committed, const protocol::Prepare& prepare) {
+  record.attempts.try_emplace(
+      prepare.attempt,
+      Attempt{to.name, to.incarnation, prepare.number, prepare.number > committed});
+  const auto [known, first] = record.manifests.try_emplace(prepare.number, prepare.manifest);
+  if (!first) {
+    if (known->second != prepare.manifest) {
+      fail("1 no mix", "version " + std::to_string(prepare.number) + " has two manifests");
+    }
+    return;
+  }
+  const Snapshot* common = nullptr;
+  for (const plan::Share& share : prepare.manifest.shares) {
+    const auto found = snapshots_.find({share.object, share.generation});
+    if (found == snapshots_.end()) {
+      fail("1 no mix", "version " + std::to_string(prepare.number) + " names " + share.object +
+                           ", which no publish point wrote");
+      return;
+    }
+    const Snapshot& snapshot = found->second;
+    if (snapshot.rank != share.rank || snapshot.version != Version{run, prepare.number}) {
+      fail("1 no mix", "version " + std::to_string(prepare.number) + ", rank " +
+                           std::to_string(share.rank) + ": captured at " +
+                           to_string(snapshot.version));
+      return;
+    }
+    if (common == nullptr) common = &snapshot;
+    if (snapshot.step && common->step && snapshot.launch == common->launch &&
+        *snapshot.step != *common->step) {
+      fail("1 no mix", "version " + std::to_string(prepare.number) + ": rank " +
+                           std::to_string(share.rank) + " had taken step " +
+                           std::to_string(*snapshot.step) + ", rank 0 step " +
+                           std::to_string(*common->step));
+      return;
+    }
+  }
+}
+
+void Truth::check_orders(const Run& run, const RunRecord& record, const protocol::Member& to,
+                         const protocol::ReceiverOrders& orders,
+                         const std::optional<std::vector<std::uint64_t>>& keep) {
+  const auto attempt = record.attempts.find(orders.attempt);
+  if (attempt == record.attempts.end()) {
+    if (orders.order == protocol::Order::kHold || orders.order == protocol::Order::kCommit) {
+      fail("commit", "attempt " + std::to_string(orders.attempt) + " was never prepared");
+    }
+    return;
+  }
+  const std::uint64_t number = attempt->second.number;
+  if (orders.order != protocol::Order::kHold && orders.order != protocol::Order::kCommit) return;
+  if (keep && std::find(keep->begin(), keep->end(), number) == keep->end()) {
+    fail("pinned", to.name + " is to take in version " + std::to_string(number) +
+                       ", which no source is told to keep");
+  }
+  if (orders.order == protocol::Order::kCommit) {
+    if (!staged_.contains({to.name, to.incarnation, Version{run, number}})) {
+      fail("commit", "version " + std::to_string(number) + " is committed, but " + to.name +
+                         " has not staged it");
+    }
+  } else if (attempt->second.before_commit && orders.committed >= number) {
+    fail("commit", "version " + std::to_string(number) + " is committed while " + to.name +
+                       " still stages it in the round");
+  }
+}
+
+void Truth::check_verdict(RunRecord& record, const protocol::Verdict& verdict) {
+  if (verdict.number == 0) {
+    ++coverage.void_verdicts;
+    return;
+  }
+  ++coverage.verdicts;
+  const auto [known, first] =
+      record.verdicts.try_emplace(verdict.number, verdict.applied, verdict.lost);
+  if (!first && known->second != std::pair(verdict.applied, verdict.lost)) {
+    fail("verdict", "two verdicts about version " + std::to_string(verdict.number));
+  }
+}
+
+void Truth::staged(const std::string& name, std::uint64_t incarnation, const Version& version) {
+  staged_.emplace(name, incarnation, version);
+}
+
+void Truth::switched(const std::string& name, const Version& before, const Version& version,
+                     const Run& newest_run) {
+  if (version < before) {
+    fail("2 never back", name + " served " + to_string(before) + " and now " + to_string(version));
+  }
+  if (version.run < newest_run) {
+    fail("2 never back", name + " obeys run " + to_string(version.run) + " after run " +
+                             to_string(newest_run));
+  }
+  if (!commits_.contains(version)) {
+    fail("commit", name + " serves " + to_string(version) + ", which was never committed");
+  }
+}
+
+void Truth::check_share(const std::string& reader, const Version& version,
+                        const plan::Share& share, const std::vector<Word>& words) {
+  const auto found = snapshots_.find({share.object, share.generation});
+  if (found == snapshots_.end()) {
+    fail("1 no mix", reader + " serves " + share.object + ", which no publish point wrote");
+    return;
+  }
+  const Snapshot& snapshot = found->second;
+  if (snapshot.version != version || snapshot.rank != share.rank) {
+    fail("1 no mix", reader + " serves " + to_string(snapshot.version) + " of rank " +
+                         std::to_string(snapshot.rank) + " as " + to_string(version));
+    return;
+  }
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    if (words[i] == snapshot.words[i]) continue;
+    fail("1 no mix", reader + ", version " + to_string(version) + ", rank " +
+                         std::to_string(share.rank) + ", word " + std::to_string(i) +
+                         ": expected step " + std::to_string(snapshot.words[i] >> 8) +
+                         ", found step " + std::to_string(words[i] >> 8));
+    return;
+  }
+}
+
+}  // namespace weightcast::simulation
