@@ -13,11 +13,18 @@ void touch_for_writing(std::span<std::byte> pages) noexcept;
 /// write would give the process copies of its own instead.
 void touch_for_reading(std::span<std::byte> pages) noexcept;
 
+/// Which pages count as private copies.
+enum class PrivatePages {
+  kFind,  ///< those that /proc/self/pagemap says are; where it does not say, all
+  kAll
+};
+
 /// Drops the pages of a private file mapping that this process has written to, so that all of it
 /// shows the file again. Where the kernel does not say which these are, all are dropped and read
 /// in again.
 /// @param pages whole pages
 /// @return bytes dropped
-std::size_t drop_private_copies(std::span<std::byte> pages) noexcept;
+std::size_t drop_private_copies(std::span<std::byte> pages,
+                                PrivatePages which = PrivatePages::kFind) noexcept;
 
 }  // namespace weightcast::staging

@@ -131,16 +131,34 @@ TEST_F(SlotReaderTest, WhatAReaderWroteIsGoneInAnotherProcessToo) {
 TEST_F(SlotReaderTest, OnlyPagesThatWereWrittenToAreDropped) {
   std::ifstream pagemap("/proc/self/pagemap");
   if (!pagemap) GTEST_SKIP() << "/proc/self/pagemap cannot be read here";
-  const auto slab = make_slab(8 * page_bytes());
+  const std::size_t page = page_bytes();
+  const auto slab = make_slab(4000 * page);
   const auto reader = open(*slab);
-  publish(*slab, 0, 1, 8 * page_bytes());
-  reader->payload()[2 * page_bytes()] = std::byte{1};
-  reader->payload()[3 * page_bytes()] = std::byte{1};
-  reader->payload()[7 * page_bytes() + 1] = std::byte{1};
+  publish(*slab, 0, 1, 4000 * page);
 
-  EXPECT_EQ(drop_private_copies(reader->payload()), 3 * page_bytes());
+  // Alone, in runs, at both ends, and more of them than one read of the pagemap tells of.
+  std::size_t written = 0;
+  for (std::size_t i = 0; i < 4000; ++i) {
+    if (i % 3 == 0 || (i > 1000 && i < 1100) || i == 3999) {
+      reader->payload()[i * page + i % page] ^= std::byte{0xff};
+      ++written;
+    }
+  }
+
+  EXPECT_EQ(drop_private_copies(reader->payload()), written * page);
   EXPECT_EQ(drop_private_copies(reader->payload()), 0U);
-  EXPECT_EQ(test::first_difference(reader->payload(), 1), 8 * page_bytes());
+  EXPECT_EQ(test::first_difference(reader->payload(), 1), 4000 * page);
+}
+
+TEST_F(SlotReaderTest, WhereTheKernelDoesNotSayAllPagesAreDropped) {
+  const std::size_t page = page_bytes();
+  const auto slab = make_slab(8 * page);
+  const auto reader = open(*slab);
+  publish(*slab, 0, 1, 8 * page);
+  reader->payload()[3 * page] ^= std::byte{0xff};
+
+  EXPECT_EQ(drop_private_copies(reader->payload(), PrivatePages::kAll), 8 * page);
+  EXPECT_EQ(test::first_difference(reader->payload(), 1), 8 * page);
 }
 
 TEST_F(SlotReaderTest, PagesArePresentFromTheStart) {
