@@ -2,6 +2,7 @@
 
 #if WEIGHTCAST_HAVE_AVX2_KERNELS
 
+#include <cpuid.h>
 #include <immintrin.h>
 
 #define WEIGHTCAST_AVX2_F16C __attribute__((target("avx2,f16c")))
@@ -22,7 +23,12 @@ __attribute__((target("avx2"), always_inline)) inline __m256i bf16_lanes(__m256i
 }  // namespace
 
 bool have_avx2_casts() noexcept {
-  static const bool have = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+  static const bool have = [] {
+    // clang 14's __builtin_cpu_supports does not know f16c.
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) != 0 &&
+           (c & bit_F16C) != 0;
+  }();
   return have;
 }
 
