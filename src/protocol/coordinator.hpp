@@ -147,7 +147,8 @@ class Coordinator {
 
   // Joining and leaving (coordinator_members.cpp).
   void on_hello(Clock::time_point now, Peer peer, const Message& message, const Hello& hello);
-  void welcome_source(Clock::time_point now, Peer peer, const Member& member, const Hello& hello);
+  void welcome_source(Clock::time_point now, Peer peer, const Member& member, const Hello& hello,
+                      bool replaces);
   void welcome_receiver(Clock::time_point now, Peer peer, const Member& member,
                         const Hello& hello);
   void refuse(Peer peer, const Member& member, Refusal reason, std::string text);

@@ -33,6 +33,7 @@ void Coordinator::on_hello(Clock::time_point now, Peer peer, const Message& mess
     ++counters_.dropped;  // a delayed Hello of a former stay
     return;
   }
+  const bool replaces = newest != 0 && newest != member.incarnation;
   newest = member.incarnation;
   if (member.role == Role::kSource) {
     if (hello.launch != config_.launch || hello.world_size != config_.world_size ||
@@ -45,18 +46,23 @@ void Coordinator::on_hello(Clock::time_point now, Peer peer, const Message& mess
                  "\"); start all ranks by one torchrun, or set rank, world_size and launch alike");
       return;
     }
-    welcome_source(now, peer, member, hello);
+    welcome_source(now, peer, member, hello, replaces);
   } else {
     welcome_receiver(now, peer, member, hello);
   }
 }
 
 void Coordinator::welcome_source(Clock::time_point now, Peer peer, const Member& member,
-                                 const Hello& hello) {
+                                 const Hello& hello, bool replaces) {
+  // Ranks that started together number their points alike by themselves, and may be a point apart
+  // right now: to tell such a one where the others are would shift its numbers against theirs.
+  const bool counts_itself = hello.highest_run.is_none() && !replaces;
+  const bool of_this_run = counts_itself || hello.highest_run == config_.run;
+  const std::uint64_t next_point = of_this_run ? hello.next_point : 0;
   auto found = sources_.find(hello.rank);
   if (found != sources_.end()) {
     if (found->second.member == member) {  // its Welcome was lost
-      send(peer, member, Welcome{furthest_});
+      send(peer, member, Welcome{counts_itself ? 1 : furthest_});
       return;
     }
     if (found->second.peer != peer && now - found->second.last_heard <= config_.member_timeout) {
@@ -68,13 +74,13 @@ void Coordinator::welcome_source(Clock::time_point now, Peer peer, const Member&
     drop_source(now, hello.rank, "replaced");
     ++counters_.rejoins;
   }
-  furthest_ = std::max(furthest_, hello.next_point);
+  furthest_ = std::max(furthest_, next_point);
   SourceMember source;
   source.peer = peer;
   source.member = member;
   source.last_heard = now;
-  source.state.next_point = std::max<std::uint64_t>(1, hello.next_point);
-  send(peer, member, Welcome{furthest_});
+  source.state.next_point = std::max<std::uint64_t>(1, next_point);
+  send(peer, member, Welcome{counts_itself ? 1 : furthest_});
   sources_.insert_or_assign(hello.rank, std::move(source));
   changed_ = true;
   note(false, "event=source_joined rank=" + std::to_string(hello.rank));

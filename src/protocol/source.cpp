@@ -95,6 +95,7 @@ void Source::capture_sealed(Clock::time_point now, Sealed sealed) {
     sealed.point = capture.point;
     unacknowledged_ = std::move(sealed);
     send(*unacknowledged_);
+    next_resend_ = now + config_.heartbeat;
   }
   refresh_reservation(now);
   send_state(now);
@@ -110,11 +111,12 @@ void Source::capture_failed(Clock::time_point now, const std::string& why) {
   send_state(now);
 }
 
-bool Source::request_flush(Clock::time_point) {
+bool Source::request_flush(Clock::time_point now) {
   verdict_.reset();
   if (last_captured_ == 0) return false;
   flush_ = FlushRequest{++flush_ordinal_, last_captured_, last_captured_grant_};
   if (joined_) send(*flush_);
+  next_resend_ = now + config_.heartbeat;
   return true;
 }
 
@@ -159,21 +161,28 @@ void Source::on_welcome(Clock::time_point now, const Message& message, const Wel
   last_heard_ = now;
   refused_.reset();
   if (joined_ && message.run == run_) return;  // a repeated one
-  if (message.run != run_) {
-    // Another life of the coordinator knows nothing of what was sealed for the former one.
-    run_ = message.run;
-    slots_.release_unless([](std::uint64_t, std::uint64_t) { return false; });
-    if (capture_) capture_->cancelled = true;
-    unacknowledged_.reset();
-  }
+  if (message.run != run_) begin_run(message.run, welcome.next_point);
   joined_ = true;
-  if (!started_) {
-    next_point_ = std::max(next_point_, welcome.next_point);
-    started_ = true;
-  }
+  started_ = true;
   refresh_reservation(now);
   send_state(now);
-  if (flush_) send(*flush_);
+}
+
+void Source::begin_run(const Run& run, std::uint64_t next_point) {
+  // Points are counted anew in every run, as its rank 0 counts them. A process that has known no
+  // run began to count with its launch, which the coordinator confirms by 1, or replaces another.
+  next_point_ = run_.is_none() ? std::max(next_point_, next_point) : next_point;
+  run_ = run;
+  // Another life of the coordinator knows nothing of what was sealed for the former one.
+  slots_.release_unless([](std::uint64_t, std::uint64_t) { return false; });
+  if (capture_) capture_->cancelled = true;
+  unacknowledged_.reset();
+  orders_ = SourceOrders{};
+  grant_used_ = false;
+  grant_void_ = false;
+  last_captured_ = 0;
+  if (flush_) verdict_ = Verdict{flush_->ordinal, 0, {}, {}, 0};
+  flush_.reset();
 }
 
 void Source::on_orders(Clock::time_point now, const SourceOrders& orders) {
@@ -267,6 +276,12 @@ void Source::tick(Clock::time_point now) {
     refresh_reservation(now);
     if (ready_) send_state(now);
   }
+  // By a clock of its own: states are sent at every point, which may be often.
+  if (joined_ && now >= next_resend_ && (unacknowledged_ || flush_)) {
+    next_resend_ = now + config_.heartbeat;
+    if (unacknowledged_) send(*unacknowledged_);
+    if (flush_) send(*flush_);
+  }
   if (now < next_send_) return;
   if (!joined_) {
     if (now - last_heard_ > config_.member_timeout) {
@@ -277,13 +292,13 @@ void Source::tick(Clock::time_point now) {
     return;
   }
   send_state(now);
-  if (unacknowledged_) send(*unacknowledged_);
-  if (flush_) send(*flush_);
 }
 
 Clock::time_point Source::next_wakeup() const noexcept {
-  if (joined_ && !ready_ && !capture_) return std::min(next_send_, last_tick_ + kSlotRetry);
-  return next_send_;
+  Clock::time_point at = next_send_;
+  if (joined_ && !ready_ && !capture_) at = std::min(at, last_tick_ + kSlotRetry);
+  if (joined_ && (unacknowledged_ || flush_)) at = std::min(at, next_resend_);
+  return at;
 }
 
 void Source::leave(Clock::time_point) {

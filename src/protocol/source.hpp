@@ -68,6 +68,7 @@ class Source {
   bool take_reconnect() noexcept { return std::exchange(reconnect_, false); }
 
   // Views.
+  const Member& member() const noexcept { return me_; }
   bool joined() const noexcept { return joined_; }
   const Run& run() const noexcept { return run_; }
   std::uint64_t next_point() const noexcept { return next_point_; }
@@ -94,6 +95,7 @@ class Source {
   void void_grant(const std::string& why);
   void pass_point(Clock::time_point now);
   void on_welcome(Clock::time_point now, const Message& message, const Welcome& welcome);
+  void begin_run(const Run& run, std::uint64_t next_point);
   void on_orders(Clock::time_point now, const SourceOrders& orders);
   void rejoin(Clock::time_point now);
   void say_hello(Clock::time_point now);
@@ -130,6 +132,7 @@ class Source {
   Clock::time_point last_heard_;
   Clock::time_point last_tick_;
   Clock::time_point next_send_;
+  Clock::time_point next_resend_;  ///< of unacknowledged_ and flush_
   std::vector<Message> outbox_;
 };
 
