@@ -241,24 +241,26 @@ void Coordinator::settle(Clock::time_point now) {
 
 void Coordinator::tick(Clock::time_point now) {
   if (now - last_tick_ > config_.member_timeout / 2) {
-    // This process was stopped: the silence was ours, so nobody is evicted for it.
+    // This process was stopped: the silence was ours, so nobody is evicted or late for it.
     for (auto& [rank, source] : sources_) source.last_heard = now;
-    for (auto& [name, receiver] : receivers_) receiver.last_heard = now;
+    for (auto& [name, receiver] : receivers_) {
+      receiver.last_heard = now;
+      if (receiver.assignment) receiver.assignment->deadline += now - last_tick_;
+    }
   }
   last_tick_ = now;
   evict_silent(now);
   check_deadlines(now);
   settle(now);
-  if (now >= next_beat_) {
-    for (auto& [name, receiver] : receivers_) {
-      const auto& assignment = receiver.assignment;
-      if (assignment && receiver.state.attempt < assignment->attempt &&
-          now - assignment->prepare_sent >= config_.heartbeat && !seeded(Bug::kNoRetry)) {
-        send_prepare(now, receiver);
-      }
+  // Not only with the beat, which every change puts off.
+  for (auto& [name, receiver] : receivers_) {
+    const auto& assignment = receiver.assignment;
+    if (assignment && receiver.state.attempt < assignment->attempt &&
+        now - assignment->prepare_sent >= config_.heartbeat && !seeded(Bug::kNoRetry)) {
+      send_prepare(now, receiver);
     }
-    broadcast_orders(now);
   }
+  if (now >= next_beat_) broadcast_orders(now);
 }
 
 Clock::time_point Coordinator::next_wakeup() const noexcept { return next_beat_; }
