@@ -34,7 +34,13 @@ void Receiver::receive(Clock::time_point now, const Message& message) {
     last_heard_ = now;
     refused_.reset();
     if (joined_ && message.run == run_) return;
-    if (message.run != run_) stop_op();
+    if (message.run != run_) {
+      stop_op();
+      attempt_ = 0;
+      phase_ = Phase::kIdle;
+      failure_.clear();
+      orders_ = ReceiverOrders{};
+    }
     run_ = message.run;
     joined_ = true;
     send_state(now);
