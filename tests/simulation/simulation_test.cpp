@@ -1,5 +1,6 @@
 // Many worlds, each from a seed: whatever is killed, stopped, lost, late or cut off, the seven rules
-// hold. WEIGHTCAST_SIM_SEEDS: how many seeds; WEIGHTCAST_SIM_SEED: one alone, with a trace.
+// hold. WEIGHTCAST_SIM_SEEDS: how many seeds; WEIGHTCAST_SIM_SEED: one alone.
+// WEIGHTCAST_SIM_TRACE: how many of the last events a failure shows.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -20,6 +21,7 @@ std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
 }
 
 std::string report(std::uint64_t seed) {
+  const std::size_t kShown = from_environment("WEIGHTCAST_SIM_TRACE", 100);
   World again(scenario_of(seed), true);
   again.play();
   std::string out = "seed " + std::to_string(seed) + " broke rule \"" + again.truth.rule() +
@@ -28,7 +30,7 @@ std::string report(std::uint64_t seed) {
                     " <build folder>/tests/simulation/simulation_protocol "
                     "--gtest_filter=Simulation.*\nthe last events:\n";
   const auto& lines = again.lines();
-  for (std::size_t i = lines.size() > 60 ? lines.size() - 60 : 0; i < lines.size(); ++i) {
+  for (std::size_t i = lines.size() > kShown ? lines.size() - kShown : 0; i < lines.size(); ++i) {
     out += lines[i] + "\n";
   }
   return out;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <variant>
 
+#include "simulation/describe.hpp"
 #include "simulation/engine.hpp"
 #include "simulation/trainer.hpp"
 
@@ -140,7 +141,10 @@ void World::transmit(Pid from, Pid to, protocol::Peer peer, protocol::Message me
     events.after(delay, [this, to, peer, shared] {
       mix_hash(static_cast<std::uint64_t>(events.now().time_since_epoch().count()));
       mix_hash(to * 64 + shared->body.index());
-      if (Process* process = find(to)) process->deliver(peer, shared);
+      Process* process = find(to);
+      if (process == nullptr) return;
+      trace([&] { return "  to " + std::to_string(to) + ": " + describe(*shared); });
+      process->deliver(peer, shared);
     });
   }
 }
