@@ -183,7 +183,7 @@ TEST(Sketch, OnlyTheActorInAnotherPrecision) {
   weightcast::Follower follower(
       [] {
         Policy replica(4, 2);
-        replica->to(torch::kBFloat16);
+        weightcast::cast_floating(replica, torch::kBFloat16);
         replica->eval();
         return replica;
       },

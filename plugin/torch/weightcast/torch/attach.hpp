@@ -69,6 +69,7 @@ class Session {
   }
 
   PointResult publish() noexcept {
+    dirty_ = false;
     PointResult result = publisher_->publish(lister());
     if (result.kind == PointResult::Kind::kCaptured) last_captured_ = result.point;
     return result;
@@ -85,7 +86,13 @@ class Session {
       publisher_->skip({});
     }
   }
+  /// What is about to be written is no longer what the last point carries.
+  Status fence() noexcept {
+    dirty_ = true;
+    return publisher_->fence();
+  }
   Result<Verdict> flush(Deadline deadline) {
+    if (dirty_) publish();
     Result<Verdict> verdict = publisher_->flush(deadline, lister());
     if (verdict) last_captured_ = std::max(last_captured_, verdict->version.number);
     return verdict;
@@ -127,6 +134,7 @@ class Session {
   std::uint64_t every_;
   std::uint64_t steps_ = 0;
   std::uint64_t last_captured_ = 0;
+  bool dirty_ = false;  // fenced since the last point
   std::optional<Publisher> publisher_;
 };
 
@@ -136,7 +144,7 @@ class OptimizerLink final : public StepListener {
   OptimizerLink(std::shared_ptr<Session> session, bool last) : session_(std::move(session)), last_(last) {}
   void before_step() noexcept override {
     // A fence that gives the point up has done what it is for; the core logs it.
-    (void)session_->publisher().fence();
+    (void)session_->fence();
   }
   void after_step() noexcept override {
     if (last_) session_->step_done();
@@ -187,11 +195,12 @@ class Publication {
   /// by themselves; call it before other writes to parameters (loading a checkpoint in place, say).
   Status fence() noexcept {
     if (!session_) return {};
-    return session_->publisher().fence();
+    return session_->fence();
   }
 
-  /// Publishes the present weights if the last point does not carry them, and waits until every
-  /// receiver serves them. Collective. @return as Publisher::flush
+  /// Makes a publish point if there was a step or a fence() since the last one or if that was not
+  /// captured, and waits until every receiver serves it. Collective: every rank calls it, after as
+  /// many steps and fences. @return as Publisher::flush
   Result<Verdict> flush(Deadline deadline) {
     if (!session_) return detail::detached();
     return session_->flush(deadline);

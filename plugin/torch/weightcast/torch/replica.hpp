@@ -91,8 +91,8 @@ class Replica {
       if (info.dtype != *dtype_of(t.tensor.scalar_type())) {
         return {Code::kMismatch, "tensor '" + t.name + "': expected " + here + " as in the replica, version " +
                                      to_string(version) + " has " + there +
-                                     ": convert the replicas with module->to(...), or set the trainer's "
-                                     "AttachOptions::dtype"};
+                                     ": convert the replicas with weightcast::cast_floating(module, type) (module->to() "
+                                     "converts counters too), or set the trainer's AttachOptions::dtype"};
       }
       if (!std::equal(shape.begin(), shape.end(), info.shape.begin(), info.shape.end())) {
         return {Code::kMismatch, "tensor '" + t.name + "': expected " + here + " as in the replica, version " +

@@ -132,6 +132,20 @@ NamedTensorLister make_lister(Source&& source) {
   }
 }
 
+/// Converts a source's floating tensors in place and leaves the others alone, as
+/// AttachOptions::dtype does; torch::nn::Module::to(dtype) converts BatchNorm's counters too.
+/// @throw Error (kInvalid) for an empty pointer; c10::Error where a tensor cannot be converted
+template <class Source>
+void cast_floating(Source&& source, c10::ScalarType type) {
+  std::vector<NamedTensor> tensors;
+  make_lister(std::forward<Source>(source))(tensors);
+  for (NamedTensor& t : tensors) {
+    if (t.tensor.is_floating_point() && t.tensor.scalar_type() != type) {
+      t.tensor.set_data(t.tensor.detach().to(type));
+    }
+  }
+}
+
 /// Further tensors beside a source (observation normalizers, say): a list, or a callable as above,
 /// called at each publish point. They count as buffers unless they say otherwise.
 class ExtraTensors {
