@@ -168,6 +168,7 @@ void ControlLoop::turn() {
     source_.tick(now);
   }
   exchange();
+  look_for_successor(now);
   seek_coordinator(now);
   sweep_now_and_then(now);
 }
@@ -275,6 +276,7 @@ void ControlLoop::send_from_coordinator(std::vector<protocol::Outgoing> messages
       source_.receive(Clock::now(), out.message);
       continue;
     }
+    if (!server_) continue;
     // A peer that is gone or does not read is found out by its silence.
     [[maybe_unused]] const Status sent = server_->send(
         routing_id_of(out.peer), std::span<const char>(protocol::encode(out.message)));
@@ -311,6 +313,30 @@ void ControlLoop::seek_coordinator(Clock::time_point now) {
   }
   client_ = std::move(*client);
   connected_to_ = announcement->endpoint;
+}
+
+void ControlLoop::look_for_successor(Clock::time_point now) {
+  if (!server_ || now < next_successor_look_) return;
+  next_successor_look_ = now + options_.heartbeat;
+  if (!rendezvous_->superseded()) return;
+  // Members must not stay with a run that publishes no more: they are told to look for the next
+  // one, and find nobody here.
+  coordinator_->leave();
+  exchange();
+  server_.reset();
+  // The successor announces itself once it listens; until then it is only known that it came.
+  Run successor = coordinator_->run();
+  ++successor.started_us;
+  if (const auto announcement = stream::read_announcement(place_)) {
+    successor = std::max(successor, announcement->run);
+  }
+  protocol::Member own;
+  {
+    const std::lock_guard lock(mutex_);
+    own = source_.member();
+  }
+  coordinator_->receive(now, kLocalPeer, {successor, own, protocol::Bye{}});
+  exchange();
 }
 
 void ControlLoop::sweep_now_and_then(Clock::time_point now) {

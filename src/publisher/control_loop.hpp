@@ -74,6 +74,7 @@ class ControlLoop {
   void send_from_source(std::vector<protocol::Message> messages);
   void seek_coordinator(Clock::time_point now);
   void sweep_now_and_then(Clock::time_point now);
+  void look_for_successor(Clock::time_point now);
   void pass_failpoints();
   int wait_ms(Clock::time_point now) const;
 
@@ -97,6 +98,7 @@ class ControlLoop {
   std::string connected_to_;
   Clock::time_point next_seek_;
   Clock::time_point next_sweep_;
+  Clock::time_point next_successor_look_;
   bool sweeping_ = true;
   std::uint64_t seen_published_ = 0;
   std::uint64_t seen_committed_ = 0;
