@@ -213,7 +213,10 @@ std::vector<std::uint64_t> Coordinator::needed_points() const {
   if (round_) points.insert(round_->number);
   if (!seeded(Bug::kCatchUpUnpinned)) {
     for (const auto& [name, receiver] : receivers_) {
-      if (receiver.assignment) points.insert(receiver.assignment->number);
+      // Who has staged a version holds it by itself.
+      if (receiver.assignment && receiver.assignment->stage == Stage::kPreparing) {
+        points.insert(receiver.assignment->number);
+      }
     }
   }
   return {points.begin(), points.end()};

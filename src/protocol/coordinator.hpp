@@ -147,8 +147,7 @@ class Coordinator {
 
   // Joining and leaving (coordinator_members.cpp).
   void on_hello(Clock::time_point now, Peer peer, const Message& message, const Hello& hello);
-  void welcome_source(Clock::time_point now, Peer peer, const Member& member, const Hello& hello,
-                      bool replaces);
+  void welcome_source(Clock::time_point now, Peer peer, const Member& member, const Hello& hello);
   void welcome_receiver(Clock::time_point now, Peer peer, const Member& member,
                         const Hello& hello);
   void refuse(Peer peer, const Member& member, Refusal reason, std::string text);
@@ -211,6 +210,8 @@ class Coordinator {
   bool verdict_fixed_ = false;      ///< somebody was told
   bool changed_ = false;            ///< orders have to be sent
   std::map<std::pair<Role, std::string>, std::uint64_t> known_;  ///< newest incarnation of each name
+  /// By rank, the first incarnation of this run; later ones are told where the others are.
+  std::map<std::uint32_t, std::uint64_t> counts_itself_;
   Counters counters_;
   Clock::time_point last_tick_;
   Clock::time_point next_beat_;

@@ -33,7 +33,6 @@ void Coordinator::on_hello(Clock::time_point now, Peer peer, const Message& mess
     ++counters_.dropped;  // a delayed Hello of a former stay
     return;
   }
-  const bool replaces = newest != 0 && newest != member.incarnation;
   newest = member.incarnation;
   if (member.role == Role::kSource) {
     if (hello.launch != config_.launch || hello.world_size != config_.world_size ||
@@ -46,17 +45,19 @@ void Coordinator::on_hello(Clock::time_point now, Peer peer, const Message& mess
                  "\"); start all ranks by one torchrun, or set rank, world_size and launch alike");
       return;
     }
-    welcome_source(now, peer, member, hello, replaces);
+    welcome_source(now, peer, member, hello);
   } else {
     welcome_receiver(now, peer, member, hello);
   }
 }
 
 void Coordinator::welcome_source(Clock::time_point now, Peer peer, const Member& member,
-                                 const Hello& hello, bool replaces) {
+                                 const Hello& hello) {
   // Ranks that started together number their points alike by themselves, and may be a point apart
   // right now: to tell such a one where the others are would shift its numbers against theirs.
-  const bool counts_itself = hello.highest_run.is_none() && !replaces;
+  const auto counted = counts_itself_.find(hello.rank);
+  const bool counts_itself = hello.highest_run.is_none() &&
+                             (counted == counts_itself_.end() || counted->second == member.incarnation);
   const bool of_this_run = counts_itself || hello.highest_run == config_.run;
   const std::uint64_t next_point = of_this_run ? hello.next_point : 0;
   auto found = sources_.find(hello.rank);
@@ -75,6 +76,7 @@ void Coordinator::welcome_source(Clock::time_point now, Peer peer, const Member&
     ++counters_.rejoins;
   }
   furthest_ = std::max(furthest_, next_point);
+  if (counts_itself) counts_itself_[hello.rank] = member.incarnation;
   SourceMember source;
   source.peer = peer;
   source.member = member;
