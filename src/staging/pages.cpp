@@ -32,12 +32,18 @@ bool is_private_copy(std::uint64_t entry) noexcept {
 class Refresher {
  public:
   void drop(std::byte* begin, std::byte* end) noexcept {
-    ::madvise(begin, static_cast<std::size_t>(end - begin), MADV_DONTNEED);
+    const auto bytes = static_cast<std::size_t>(end - begin);
+    if (::madvise(begin, bytes, MADV_DONTNEED) != 0) {
+      // Refused for locked pages, which a program that calls mlockall() has.
+      ::munlock(begin, bytes);
+      if (::madvise(begin, bytes, MADV_DONTNEED) != 0) failed_ = true;
+    }
     if (dropped_ == 0) first_ = begin;
     last_ = end;
-    dropped_ += static_cast<std::size_t>(end - begin);
+    dropped_ += bytes;
   }
-  std::size_t finish() const noexcept {
+  std::optional<std::size_t> finish() const noexcept {
+    if (failed_) return std::nullopt;
     if (dropped_ > 0) touch_for_reading({first_, last_});
     return dropped_;
   }
@@ -46,6 +52,7 @@ class Refresher {
   std::byte* first_ = nullptr;
   std::byte* last_ = nullptr;
   std::size_t dropped_ = 0;
+  bool failed_ = false;
 };
 
 /// Some 50 ns a page; the PAGEMAP_SCAN call of Linux 6.7 was measured to take as long.
@@ -95,7 +102,8 @@ void touch_for_reading(std::span<std::byte> pages) noexcept {
   }
 }
 
-std::size_t drop_private_copies(std::span<std::byte> pages, PrivatePages which) noexcept {
+std::optional<std::size_t> drop_private_copies(std::span<std::byte> pages,
+                                               PrivatePages which) noexcept {
   Refresher refresher;
   std::byte* at = pages.data();
   std::byte* const end = at + pages.size();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
 
 namespace weightcast::staging {
@@ -23,8 +24,8 @@ enum class PrivatePages {
 /// shows the file again. Where the kernel does not say which these are, all are dropped and read
 /// in again.
 /// @param pages whole pages
-/// @return bytes dropped
-std::size_t drop_private_copies(std::span<std::byte> pages,
-                                PrivatePages which = PrivatePages::kFind) noexcept;
+/// @return bytes dropped; nothing where the kernel refused, and the mapping may not be believed
+std::optional<std::size_t> drop_private_copies(std::span<std::byte> pages,
+                                               PrivatePages which = PrivatePages::kFind) noexcept;
 
 }  // namespace weightcast::staging

@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <utility>
 
 #include "staging/pages.hpp"
@@ -132,7 +133,12 @@ Result<SlotLock> SlotReader::lock(const Version& version, std::uint64_t generati
                                        std::to_string(payload_bytes) + " bytes, but has room for " +
                                        std::to_string(impl_->capacity) + "; it was overwritten");
   }
-  drop_private_copies(impl_->pages());
+  if (!drop_private_copies(impl_->pages())) {
+    return Status(Code::kInternal, "slot " + impl_->name +
+                                       ": the kernel does not give up the pages that this process "
+                                       "has written to (madvise: " +
+                                       errno_text(errno) + ")");
+  }
   return held;
 }
 

@@ -28,7 +28,7 @@ class SlotLock {
   friend class SlotReader;
   explicit SlotLock(int fd) noexcept;
   void release() noexcept;
-  int fd_ = -1;  ///< borrowed from the SlotReader, which outlives the lock
+  int fd_ = -1;        ///< borrowed from the SlotReader, which outlives the lock
   pid_t process_ = 0;  ///< that took it; a forked child does not end its parent's lock
 };
 
@@ -48,11 +48,13 @@ class SlotReader {
   /// Takes the shared lock without waiting, then checks that the slot is sealed with exactly this
   /// version, generation and payload size; drops pages that this process wrote to, so that the
   /// mapping shows the slot's bytes. One lock at a time.
-  /// @return kStale where the slot is being written or holds something else
+  /// @return kStale where the slot is being written or holds something else, kInternal where the
+  ///   kernel does not drop those pages
   Result<SlotLock> lock(const Version& version, std::uint64_t generation,
                         std::uint64_t payload_bytes);
 
-  /// Whether the object has been unlinked: nothing new will come in it, but what a lock holds stays.
+  /// Whether the object has been unlinked: nothing new will come in it, but what a lock holds
+  /// stays.
   bool gone() const noexcept;
 
   /// The payload. Valid as long as this object lives; meaningful only under a lock. Writes are

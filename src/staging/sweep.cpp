@@ -1,6 +1,9 @@
 #include "staging/sweep.hpp"
 
 #include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <map>
@@ -8,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/unique_fd.hpp"
 #include "staging/object_name.hpp"
 #include "staging/shm_object.hpp"
 
@@ -20,6 +24,23 @@ struct Group {
   std::uint32_t objects() const noexcept {
     return static_cast<std::uint32_t>(slots.size()) + (has_anchor ? 1U : 0U);
   }
+};
+
+/// One sweep at a time: of two at once each could leave to the other what that one was about to
+/// let go, and both an anchor that the other has locked. A sweep takes far less than a millisecond;
+/// who cannot get its turn (a stopped process has it) goes on without.
+class SweepTurn {
+ public:
+  SweepTurn() : directory_(::open(kShmDirectory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+    constexpr int kTries = 20;
+    for (int i = 0; directory_ && i < kTries; ++i) {
+      if (::flock(directory_.get(), LOCK_EX | LOCK_NB) == 0) return;
+      ::poll(nullptr, 0, 1);
+    }
+  }
+
+ private:
+  base::UniqueFd directory_;
 };
 
 /// What lies in the directory, by the owner's prefix.
@@ -79,6 +100,7 @@ void sweep_group(const std::string& prefix, const Group& group, SweepReport& rep
 }  // namespace
 
 SweepReport sweep(const std::string& job) {
+  const SweepTurn turn;
   SweepReport report;
   for (const auto& [prefix, group] : list_groups(job)) sweep_group(prefix, group, report);
   return report;

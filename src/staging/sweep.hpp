@@ -15,7 +15,7 @@ struct SweepReport {
 };
 
 /// Unlinks every object of this user (and of `job`, unless it is empty) whose owner is dead and
-/// that nobody holds a lock on. Does not wait. Safe against a concurrent sweep, reader or owner.
+/// that nobody holds a lock on. Waits for at most 20 ms, for another sweep. Safe against a concurrent sweep, reader or owner.
 SweepReport sweep(const std::string& job);
 
 }  // namespace weightcast::staging

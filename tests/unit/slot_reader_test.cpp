@@ -150,6 +150,18 @@ TEST_F(SlotReaderTest, OnlyPagesThatWereWrittenToAreDropped) {
   EXPECT_EQ(test::first_difference(reader->payload(), 1), 4000 * page);
 }
 
+TEST_F(SlotReaderTest, PagesThatTheProgramHasLockedInMemoryAreDroppedToo) {
+  const std::size_t page = page_bytes();
+  const auto slab = make_slab(4 * page);
+  const auto reader = open(*slab);
+  const auto generation = publish(*slab, 0, 1, 4 * page);
+  if (::mlock(reader->payload().data(), 4 * page) != 0) GTEST_SKIP() << "no memory may be locked";
+  std::fill(reader->payload().begin(), reader->payload().end(), std::byte{0x11});
+
+  EXPECT_TRUE(reader->lock(version(1), generation, 4 * page).is_ok());
+  EXPECT_EQ(test::first_difference(reader->payload(), 1), 4 * page);
+}
+
 TEST_F(SlotReaderTest, WhereTheKernelDoesNotSayAllPagesAreDropped) {
   const std::size_t page = page_bytes();
   const auto slab = make_slab(8 * page);
