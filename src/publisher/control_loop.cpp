@@ -3,13 +3,13 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <zmq.hpp>
 
 #include "base/failpoint.hpp"
 #include "base/log.hpp"
 #include "base/signal_mask.hpp"
 #include "protocol/wire.hpp"
 #include "staging/sweep.hpp"
+#include "stream/wait.hpp"
 
 namespace weightcast::publisher {
 namespace {
@@ -17,6 +17,7 @@ namespace {
 constexpr protocol::Peer kLocalPeer = 0;  ///< rank 0's own source, which needs no socket
 constexpr auto kSeekPeriod = std::chrono::milliseconds(50);
 constexpr auto kSweepPeriod = std::chrono::seconds(2);
+constexpr auto kFarewell = std::chrono::milliseconds(100);  ///< for the last messages to go out
 constexpr int kMaxMessagesATurn = 256;  ///< so that timers are looked at under a flood
 
 /// ROUTER makes routing ids of five bytes; longer ones are not ours.
@@ -136,27 +137,23 @@ void ControlLoop::run() {
   }
   if (coordinator_) coordinator_->leave();
   exchange();
+  if (client_) client_->close(kFarewell);
+  if (server_) server_->close(kFarewell);
 }
 
-int ControlLoop::wait_ms(Clock::time_point now) const {
+std::chrono::milliseconds ControlLoop::wait_time(Clock::time_point now) const {
   Clock::time_point at = now + options_.heartbeat;
   {
     const std::lock_guard lock(mutex_);
     at = std::min(at, source_.next_wakeup());
   }
   if (coordinator_) at = std::min(at, coordinator_->next_wakeup());
-  const auto ms = std::chrono::ceil<std::chrono::milliseconds>(at - now).count();
-  return static_cast<int>(std::clamp<long>(ms, 0, 1000));
+  return std::clamp(std::chrono::ceil<std::chrono::milliseconds>(at - now),
+                    std::chrono::milliseconds(0), std::chrono::milliseconds(1000));
 }
 
 void ControlLoop::turn() {
-  zmq_pollitem_t items[2] = {{nullptr, waker_.fd(), ZMQ_POLLIN, 0}, {nullptr, 0, ZMQ_POLLIN, 0}};
-  std::size_t count = 1;
-  if (server_) items[count++].socket = server_->handle();
-  if (client_) items[count++].socket = client_->handle();
-  zmq::poll(items, count, std::chrono::milliseconds(wait_ms(Clock::now())));
-  if (items[0].revents != 0) waker_.drain();
-
+  stream::wait_for_work(waker_, server_.get(), client_.get(), wait_time(Clock::now()));
   // What came while this thread (or the whole process) did not run is heard before the clock is
   // looked at: nobody is called silent whose messages lie here.
   pump_server();

@@ -76,7 +76,7 @@ class ControlLoop {
   void sweep_now_and_then(Clock::time_point now);
   void look_for_successor(Clock::time_point now);
   void pass_failpoints();
-  int wait_ms(Clock::time_point now) const;
+  std::chrono::milliseconds wait_time(Clock::time_point now) const;
 
   const PublisherOptions options_;
   const std::string place_;

@@ -20,6 +20,7 @@ constexpr std::uint64_t kBucketBytes = 512 * 1024;
 constexpr std::uint32_t kCreditPerThread = 4;
 /// The applier's own leases are not ours to be told of: it is asked again this often.
 constexpr auto kAskApplier = std::chrono::milliseconds(5);
+constexpr auto kRoomWarning = std::chrono::seconds(2);
 constexpr auto kSweepRetry = std::chrono::milliseconds(100);
 
 std::uint64_t align_up(std::uint64_t bytes) {
@@ -163,8 +164,14 @@ Status Stager::wait_for_applier(std::uint64_t op) {
 }
 
 Status Stager::wait_for_room(std::uint64_t op) {
+  const auto began = Clock::now();
   while (!room_->try_enter()) {
     if (cancelled(op)) return given_up();
+    if (Clock::now() - began > kRoomWarning && room_warning_.allow(Clock::now())) {
+      base::log(LogLevel::kWarn,
+                "event=no_room_for_next_version what=\"both images of this engine are held: end "
+                "leases sooner, and clone() tensors that must outlive theirs\"");
+    }
     room_->wait(Clock::now() + kSweepRetry);
   }
   return Status::ok();

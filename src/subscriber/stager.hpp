@@ -15,6 +15,7 @@
 
 #include <weightcast/subscriber.hpp>
 
+#include "base/log.hpp"
 #include "protocol/receiver.hpp"
 #include "subscriber/image.hpp"
 #include "transport/transport.hpp"
@@ -90,6 +91,7 @@ class Stager {
   Version serving_;
   std::weak_ptr<Image> serving_image_;
   bool sweep_pending_ = false;
+  base::RateLimit room_warning_{std::chrono::seconds(30)};
   std::thread thread_;
 };
 

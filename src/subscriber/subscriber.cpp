@@ -8,7 +8,6 @@
 #include <mutex>
 #include <thread>
 #include <utility>
-#include <zmq.hpp>
 
 #include "base/config.hpp"
 #include "base/failpoint.hpp"
@@ -19,6 +18,7 @@
 #include "staging/sweep.hpp"
 #include "stream/control_socket.hpp"
 #include "stream/rendezvous.hpp"
+#include "stream/wait.hpp"
 #include "stream/waker.hpp"
 #include "subscriber/leases.hpp"
 #include "subscriber/options.hpp"
@@ -29,6 +29,7 @@ namespace weightcast {
 namespace {
 
 constexpr auto kSeekPeriod = std::chrono::milliseconds(50);
+constexpr auto kFarewell = std::chrono::milliseconds(100);  ///< for the Bye to go out
 constexpr int kMaxMessagesATurn = 256;
 
 using subscriber::Image;
@@ -157,16 +158,15 @@ void Subscriber::Impl::run() {
   }
   receiver_.leave(Clock::now());
   flush_machine();
+  if (client_) client_->close(kFarewell);
 }
 
 void Subscriber::Impl::turn() {
   const auto before = Clock::now();
   const auto wait = std::chrono::ceil<std::chrono::milliseconds>(receiver_.next_wakeup() - before);
-  zmq_pollitem_t items[2] = {{nullptr, waker_.fd(), ZMQ_POLLIN, 0}, {nullptr, 0, ZMQ_POLLIN, 0}};
-  if (client_) items[1].socket = client_->handle();
-  zmq::poll(items, client_ ? 2 : 1,
-            std::clamp(wait, std::chrono::milliseconds(0), std::chrono::milliseconds(1000)));
-  if (items[0].revents != 0) waker_.drain();
+  stream::wait_for_work(
+      waker_, nullptr, client_.get(),
+      std::clamp(wait, std::chrono::milliseconds(0), std::chrono::milliseconds(1000)));
   // What came while this process did not run is heard before the clock is looked at.
   pump();
   take_events();
