@@ -17,7 +17,7 @@ class Pace {
 
   /// Notes that a segment was made under `tag`.
   void made(WeightTag tag) {
-    if (tag != tag_ || made_ == 0) {
+    if (tag != tag_) {
       tag_ = tag;
       made_ = 0;
       newest_at_ = Clock::now();
@@ -25,14 +25,17 @@ class Pace {
     ++made_;
   }
 
-  /// The number of the version to await before the next segment. It has long come, except before
-  /// the first version and where the present one's quota is spent.
+  /// The number of the version to await before the next segment: one that has long come, except
+  /// before the first and where the present one's quota is spent.
   [[nodiscard]] std::uint64_t wanted() const {
-    return tag_.number + (made_ >= quota_ || made_ == 0 ? 1 : 0);
+    return tag_.number + (made_ >= quota_ || waiting_for_first() ? 1 : 0);
   }
 
-  /// Whether there was no version yet.
-  [[nodiscard]] bool waiting_for_first() const { return made_ == 0; }
+  /// Grants the present version's quota once more: no newer one came, perhaps because the trainer
+  /// needs what workers that are gone would have made.
+  void renew() { made_ = 0; }
+
+  [[nodiscard]] bool waiting_for_first() const { return tag_.number == 0; }
 
   /// Whether no new version has come for so long that the job must be over.
   [[nodiscard]] bool abandoned() const { return Clock::now() - newest_at_ > idle_limit_; }

@@ -25,9 +25,9 @@ int work(const WorkerOptions& options) {
   WeightReceiver follower(options.directory);
 
   while (!stop_requested() && !pace.abandoned()) {
-    // In vain where the trainer needs more than the quota because other workers are gone.
-    if (!follower.wait_for(pace.wanted(), Clock::now() + 200ms) && pace.waiting_for_first()) {
-      continue;
+    if (!follower.wait_for(pace.wanted(), Clock::now() + 500ms)) {
+      if (pace.waiting_for_first()) continue;
+      pace.renew();
     }
     const auto asked_ns = monotonic_ns();
     auto lease = follower.acquire(Clock::now() + 1s);
