@@ -3,6 +3,8 @@
 // machines a second time with WEIGHTCAST_SEEDED_BUGS, can turn one on.
 #pragma once
 
+#include <cstdint>
+
 namespace weightcast::protocol {
 
 enum class Bug {
@@ -25,12 +27,15 @@ enum class Bug {
 };
 
 #if defined(WEIGHTCAST_SEEDED_BUGS)
-/// The bug that is turned on; set by the simulation alone, which has one thread.
-inline Bug& seeded_bug() noexcept {
-  static Bug bug = Bug::kNone;
-  return bug;
+/// The bugs that are turned on, a bit for each; set by the simulation alone, which has one thread.
+inline std::uint64_t& seeded_bugs() noexcept {
+  static std::uint64_t bugs = 0;
+  return bugs;
 }
-inline bool seeded(Bug bug) noexcept { return seeded_bug() == bug; }
+constexpr std::uint64_t bug_bit(Bug bug) noexcept {
+  return std::uint64_t{1} << static_cast<unsigned>(bug);
+}
+inline bool seeded(Bug bug) noexcept { return (seeded_bugs() & bug_bit(bug)) != 0; }
 #else
 constexpr bool seeded(Bug) noexcept { return false; }
 #endif

@@ -9,7 +9,7 @@ namespace {
 constexpr std::uint32_t kMostImages = 2;
 constexpr Duration kSeekPeriod = 50ms;
 constexpr std::size_t kOutboxBound = 64;
-constexpr std::uint64_t kStaleAnnouncementPermille = 50;
+constexpr std::uint64_t kStaleAnnouncementPermille = 300;
 }  // namespace
 
 Engine::Image::~Image() {

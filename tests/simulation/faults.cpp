@@ -140,11 +140,7 @@ void World::cease_faults() {
   trace([&] { return std::string("faults cease"); });
   for (const auto& [pid, process] : processes_) cont(pid);
   events.after(kOldLaunchEnds, [this] {
-    for (const Pid pid : old_ranks_) {
-      const auto* trainer = static_cast<Trainer*>(find(pid));
-      if (trainer != nullptr && trainer->coordinator_superseded()) ++truth.coverage.superseded;
-      kill(pid);
-    }
+    for (const Pid pid : old_ranks_) kill(pid);
   });
   if (Trainer* first = rank(0)) {
     if (const protocol::Coordinator* coordinator = first->coordinator()) {

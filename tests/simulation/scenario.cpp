@@ -21,6 +21,7 @@ Scenario scenario_of(std::uint64_t seed) {
   if (random.chance(400)) it.flush_every = random.between(5, 25);
   it.lease = random.between(10ms, 80ms);
 
+  it.faults_for = random.between(3s, 7s);
   it.drop_permille = random.below(3) * random.below(100);
   it.duplicate_permille = random.below(2) * random.below(200);
   it.slow_permille = random.below(2) * random.below(200);

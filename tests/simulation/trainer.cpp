@@ -76,7 +76,9 @@ Trainer::Trainer(World& world, Pid pid, std::uint32_t rank, std::string launch,
 }
 
 Trainer::~Trainer() {
-  if (coordinator_) world_.count(coordinator_->counters());
+  if (!coordinator_) return;
+  world_.count(coordinator_->counters());
+  world_.truth.coverage.superseded += coordinator_->superseded() ? 1 : 0;
 }
 
 bool Trainer::try_lock(std::uint32_t slot) {

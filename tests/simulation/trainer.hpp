@@ -28,9 +28,6 @@ class Trainer final : public Process, private protocol::SlotLocks {
   protocol::Coordinator* coordinator() noexcept {
     return coordinator_ ? &*coordinator_ : nullptr;
   }
-  bool coordinator_superseded() const noexcept {
-    return coordinator_ && coordinator_->superseded();
-  }
 
  private:
   struct Capture {

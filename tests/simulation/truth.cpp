@@ -164,7 +164,8 @@ void Truth::check_orders(const Run& run, const RunRecord& record, const protocol
   }
   const std::uint64_t number = attempt->second.number;
   if (orders.order != protocol::Order::kHold && orders.order != protocol::Order::kCommit) return;
-  if (keep && std::find(keep->begin(), keep->end(), number) == keep->end()) {
+  if (keep && orders.order == protocol::Order::kHold &&
+      std::find(keep->begin(), keep->end(), number) == keep->end()) {
     fail("pinned", to.name + " is to take in version " + std::to_string(number) +
                        ", which no source is told to keep");
   }
