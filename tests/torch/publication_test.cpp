@@ -41,8 +41,8 @@ struct PolicyImpl : torch::nn::Module {
   PolicyImpl() {
     input = register_module("input", torch::nn::Linear(4, 64));
     norm = register_module("norm", torch::nn::BatchNorm1d(64));
-    wide = register_module("wide", torch::nn::Linear(64, 256));  // beyond inline_bytes: copied by threads
-    output = register_module("output", torch::nn::Linear(256, 2));
+    wide = register_module("wide", torch::nn::Linear(64, 8192));  // 2 MiB: copied beside training
+    output = register_module("output", torch::nn::Linear(8192, 2));
     tied = register_parameter("tied", output->bias);
   }
   torch::Tensor forward(const torch::Tensor& x) {
@@ -95,8 +95,13 @@ struct Recorder final : weightcast::detail::StepListener {
   void before_step() noexcept override {}
   void after_step() noexcept override { note(); }
   void step_failed(const char*) noexcept override { ++failed; }
-  void note() { versions.try_emplace(publication_.version().number, clone_of(module_)); }
+  void note() {
+    const std::uint64_t number = publication_.version().number;
+    if (versions.count(number) == 0) versions[number] = clone_of(module_);
+    if (versions.size() > kKept) versions.erase(versions.begin());
+  }
 
+  static constexpr std::size_t kKept = 32;  // more than may lie between flushes
   std::map<std::uint64_t, Weights> versions;
   int failed = 0;
 
@@ -146,26 +151,25 @@ TEST(Publication, EveryLeaseIsTheTrainerAtItsPublishPointWhateverTheTrainerDoes)
 
   for (int i = 0; i < 60; ++i) {
     optimizer.fail = i % 20 == 19;
+    std::stringstream checkpoint;
+    if (i % 15 == 13) torch::save(policy, checkpoint);
     if (optimizer.fail) {
       EXPECT_THROW(train_step(policy, optimizer), std::runtime_error);
       torch::NoGradGuard no_grad;
       policy->input->weight.uniform_(-1, 1);
     } else {
       train_step(policy, optimizer);
+      for (int k = 0; k < i % 4; ++k) optimizer.step();  // at once, with the same gradients
     }
-    // While the copies of the point may be under way: running statistics change, and so does what
-    // the parameters' names stand for.
-    policy->forward(torch::randn({8, 4}));
+    // While the copies of the point may be under way: what the parameters' names stand for changes,
+    // and so do running statistics.
     if (i % 15 == 10) {
-      std::stringstream stream;
-      torch::save(policy, stream);
-      torch::load(policy, stream);
-    }
-    if (i % 15 == 13) {
       policy->to(torch::kDouble);
       policy->to(torch::kFloat);
       policy->norm->num_batches_tracked.set_data(policy->norm->num_batches_tracked.to(torch::kLong));
     }
+    if (i % 15 == 13) torch::load(policy, checkpoint);
+    policy->forward(torch::randn({8, 4}));
     {
       const torch::NoGradGuard no_grad;
       const auto from = policy->parameters();
