@@ -210,8 +210,8 @@ class Coordinator {
   bool verdict_fixed_ = false;      ///< somebody was told
   bool changed_ = false;            ///< orders have to be sent
   std::map<std::pair<Role, std::string>, std::uint64_t> known_;  ///< newest incarnation of each name
-  /// By rank, the first incarnation of this run; later ones are told where the others are.
-  std::map<std::uint32_t, std::uint64_t> counts_itself_;
+  /// By rank, the first that was welcomed; other processes are told where the others are.
+  std::map<std::uint32_t, std::uint64_t> first_incarnation_;
   Counters counters_;
   Clock::time_point last_tick_;
   Clock::time_point next_beat_;

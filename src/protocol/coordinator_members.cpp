@@ -55,9 +55,10 @@ void Coordinator::welcome_source(Clock::time_point now, Peer peer, const Member&
                                  const Hello& hello) {
   // Ranks that started together number their points alike by themselves, and may be a point apart
   // right now: to tell such a one where the others are would shift its numbers against theirs.
-  const auto counted = counts_itself_.find(hello.rank);
-  const bool counts_itself = hello.highest_run.is_none() &&
-                             (counted == counts_itself_.end() || counted->second == member.incarnation);
+  const auto first = first_incarnation_.find(hello.rank);
+  const bool counts_itself =
+      hello.highest_run.is_none() &&
+      (first == first_incarnation_.end() || first->second == member.incarnation);
   const bool of_this_run = counts_itself || hello.highest_run == config_.run;
   const std::uint64_t next_point = of_this_run ? hello.next_point : 0;
   auto found = sources_.find(hello.rank);
@@ -76,7 +77,7 @@ void Coordinator::welcome_source(Clock::time_point now, Peer peer, const Member&
     ++counters_.rejoins;
   }
   furthest_ = std::max(furthest_, next_point);
-  if (counts_itself) counts_itself_[hello.rank] = member.incarnation;
+  first_incarnation_.try_emplace(hello.rank, member.incarnation);
   SourceMember source;
   source.peer = peer;
   source.member = member;
