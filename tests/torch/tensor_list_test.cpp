@@ -228,6 +228,19 @@ TEST(TensorList, KeepsTheBytesWhenTheTrainerReplacesOrFreesTheStorage) {
   EXPECT_TRUE(out.unchanged());
 }
 
+TEST(TensorList, HoldsStoragesUntilTheCaptureLetsGo) {
+  bool freed = false;
+  float memory[2] = {1, 2};
+  auto tensor = torch::from_blob(memory, {2}, [&](void*) { freed = true; });
+  TensorList out = list({{"t", tensor}});
+
+  tensor.reset();
+  EXPECT_FALSE(freed);
+  out.keep_alive.reset();
+  out.unchanged = {};
+  EXPECT_TRUE(freed);
+}
+
 TEST(TensorList, CarriesInferenceTensorsWhichHaveNoVersion) {
   torch::Tensor tensor;
   {
