@@ -146,12 +146,12 @@ def follow(job):
                 serving[name] = proof.records[-1]["version"]
         times = publish_times(job.logs / "trainer.log", times)
         for record in metrics.update():
-            newest = record["version"]
+            newest = published.records[-1]["version"] if published.records else record["version"]
             shown = " ".join(
                 f"{name[-1]}:{'x' if name == killed else serving.get(name, '-')}" for name in sorted(job.proofs)
             )
-            behind = [newest - v for name, v in serving.items() if name != killed]
-            took = f"{times[newest] / 1000:.2f}" if newest in times else "-"
+            behind = [max(0, newest - v) for name, v in serving.items() if name != killed]
+            took = f"{times[max(times)] / 1000:.2f}" if times else "-"
             print(
                 f"{record['update']:>5} {record['mean_return']:>7.1f} {newest:>7}  {shown:<34}"
                 f" {max(behind, default=0):>9} {took:>10} {record['seconds']:>6.1f}",
