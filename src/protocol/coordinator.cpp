@@ -206,9 +206,11 @@ void Coordinator::consider_grant(Clock::time_point) {
   changed_ = true;
 }
 
-std::vector<std::uint64_t> Coordinator::needed_points() const {
+std::vector<std::uint64_t> Coordinator::points_to_keep() const {
   std::set<std::uint64_t> points;
-  if (committed_ != 0) points.insert(committed_);
+  // What can no longer be read whole need not be kept for those who may join: where readers hold
+  // all other slots, its slot is the only one that the next version can come in.
+  if (committed_ > orphaned_) points.insert(committed_);
   if (pending_) points.insert(*pending_);
   if (round_) points.insert(round_->number);
   if (!seeded(Bug::kCatchUpUnpinned)) {
@@ -223,9 +225,10 @@ std::vector<std::uint64_t> Coordinator::needed_points() const {
 }
 
 void Coordinator::forget_versions() {
-  const std::vector<std::uint64_t> needed = needed_points();
+  const std::vector<std::uint64_t> kept = points_to_keep();
   std::erase_if(versions_, [&](const auto& entry) {
-    return std::find(needed.begin(), needed.end(), entry.first) == needed.end();
+    return entry.first != committed_ &&
+           std::find(kept.begin(), kept.end(), entry.first) == kept.end();
   });
 }
 
@@ -285,7 +288,7 @@ void Coordinator::send_orders(SourceMember& source) {
     orders.compare = grant_->compare;
   }
   orders.sealed_ordinal = source.sealed_ordinal;
-  orders.keep = needed_points();
+  orders.keep = points_to_keep();
   orders.published = published_;
   orders.committed = committed_;
   send(source.peer, source.member, std::move(orders));

@@ -183,7 +183,7 @@ class Coordinator {
   void fix_verdict();
   void answer_flushes();
   void forget_versions();
-  std::vector<std::uint64_t> needed_points() const;
+  std::vector<std::uint64_t> points_to_keep() const;
 
   void settle(Clock::time_point now);
   void broadcast_orders(Clock::time_point now);
@@ -203,6 +203,7 @@ class Coordinator {
   std::optional<Round> round_;
   std::uint64_t published_ = 0;
   std::uint64_t committed_ = 0;
+  std::uint64_t orphaned_ = 0;      ///< up to here a share is missing: its process was replaced
   std::uint64_t attempts_ = 0;
   std::uint64_t furthest_ = 1;  ///< greatest next_point ever heard
   bool superseded_ = false;

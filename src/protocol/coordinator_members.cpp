@@ -77,6 +77,8 @@ void Coordinator::welcome_source(Clock::time_point now, Peer peer, const Member&
     ++counters_.rejoins;
   }
   furthest_ = std::max(furthest_, next_point);
+  // A new process has new slots; those of its predecessor are swept.
+  if (hello.highest_run.is_none() && !counts_itself) orphaned_ = published_;
   first_incarnation_.try_emplace(hello.rank, member.incarnation);
   SourceMember source;
   source.peer = peer;
