@@ -8,7 +8,8 @@ namespace weightcast::simulation {
 namespace {
 constexpr std::uint32_t kMostImages = 2;
 constexpr Duration kSeekPeriod = 50ms;
-constexpr std::size_t kOutboxBound = 64;
+/// A continued process takes in a full inbox, and answers each message at most twice.
+constexpr std::size_t kOutboxBound = 600;
 constexpr std::uint64_t kStaleAnnouncementPermille = 300;
 }  // namespace
 

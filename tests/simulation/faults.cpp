@@ -64,7 +64,8 @@ void World::after_death_of(Pid pid) {
   const auto rank = static_cast<std::uint32_t>(dead - ranks_.begin());
   if (!scenario.lockstep && !random.chance(300)) {
     events.after(random.between(20ms, 1200ms), [this, rank, launch = launches_] {
-      if (launch == launches_ && find(ranks_[rank]) == nullptr) start_rank(rank);
+      if (relaunching_ || launch != launches_ || find(ranks_[rank]) != nullptr) return;
+      start_rank(rank);
     });
     return;
   }

@@ -11,7 +11,7 @@ constexpr protocol::Peer kLocalPeer = 0;
 constexpr Duration kSeekPeriod = 50ms;
 /// After a cancel, the word that a worker has in its hands is still written.
 constexpr Duration kCaptureTail = 100us;
-constexpr std::size_t kOutboxBound = 256;
+constexpr std::size_t kOutboxBound = 600;
 
 plan::ShareEntry entry_of(const std::string& name, const Word* words, std::size_t count,
                           std::uint64_t offset, bool buffer) {
@@ -102,7 +102,9 @@ Routine Trainer::train() {
     co_await pause(world_.random.between(100us, scenario.step / 2));
     if (scenario.lockstep) {
       // The gradients are averaged: nobody steps before all have come here.
-      co_await until([this] { return world_.all_ranks_took(steps_); }, Clock::time_point::max());
+      while (!world_.all_ranks_took(steps_)) co_await pause(2ms);
+    } else {
+      while (world_.far_ahead(*this)) co_await pause(2ms);
     }
     co_await fence(now() + scenario.stall);
     co_await take_step();

@@ -41,6 +41,18 @@ Pid World::former_coordinator() const {
   return 0;
 }
 
+bool World::far_ahead(const Trainer& trainer) const {
+  constexpr std::uint64_t kMostAhead = 6;
+  if (!trainer.source().joined()) return false;
+  for (std::uint32_t r = 0; r < scenario.ranks; ++r) {
+    const Trainer* other = rank(r);
+    if (other == nullptr || !other->source().joined()) continue;
+    if (other->source().run() != trainer.source().run()) continue;
+    if (trainer.source().next_point() > other->source().next_point() + kMostAhead) return true;
+  }
+  return false;
+}
+
 bool World::all_ranks_took(std::uint64_t steps) const {
   for (std::uint32_t r = 0; r < scenario.ranks; ++r) {
     const Trainer* trainer = rank(r);

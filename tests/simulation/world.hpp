@@ -44,6 +44,8 @@ class World {
   std::uint32_t engines() const noexcept { return static_cast<std::uint32_t>(engines_.size()); }
   const std::string& launch() const noexcept { return launch_; }
   std::uint64_t launch_number() const noexcept { return launches_; }
+  /// Out of lockstep: whether another living rank is so far behind that it would be waited for.
+  bool far_ahead(const Trainer& trainer) const;
   /// In lockstep: whether every rank of this launch has taken `steps` steps.
   bool all_ranks_took(std::uint64_t steps) const;
 
