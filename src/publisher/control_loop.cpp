@@ -50,6 +50,11 @@ protocol::SourceConfig source_config(const PublisherOptions& options, std::uint6
   return config;
 }
 
+Run newest_run_in(const protocol::Message& message) {
+  const auto* hello = std::get_if<protocol::Hello>(&message.body);
+  return hello == nullptr ? message.run : std::max(message.run, hello->highest_run);
+}
+
 std::span<const std::byte> bytes_of(const std::string& text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
@@ -182,21 +187,36 @@ void ControlLoop::pump_server() {
     }
     auto message = protocol::decode(bytes_of(received->bytes));
     if (message) {
-      coordinator_->receive(Clock::now(), *peer, *message);
+      // Who holds the meeting place is the newest run; a peer's word alone stops no trainer.
+      const Run named = newest_run_in(*message);
+      if (named <= coordinator_->run() || rendezvous_->superseded()) {
+        coordinator_->receive(Clock::now(), *peer, *message);
+        continue;
+      }
+      refuse(received->peer, message->member, protocol::Refusal::kSuperseded,
+             "run " + to_string(coordinator_->run()) + " publishes in " + place_ +
+                 ", but this member has obeyed the newer run " + to_string(named) +
+                 "; start the member again, or give it the directory of that run");
       continue;
     }
-    ++refused_;
     base::log(LogLevel::kDebug,
               "event=message_refused why=\"" + message.status().to_string() + "\"");
-    if (message.status().code() != Code::kMismatch) continue;
-    if (auto member = protocol::peek_member(bytes_of(received->bytes))) {
-      const protocol::Message answer{coordinator_->run(), *member,
-                                     protocol::Refused{protocol::Refusal::kProtocol,
-                                                       message.status().message()}};
-      [[maybe_unused]] const Status sent =
-          server_->send(received->peer, std::span<const char>(protocol::encode(answer)));
+    auto member = protocol::peek_member(bytes_of(received->bytes));
+    if (message.status().code() == Code::kMismatch && member) {
+      refuse(received->peer, *member, protocol::Refusal::kProtocol, message.status().message());
+    } else {
+      ++refused_;
     }
   }
+}
+
+void ControlLoop::refuse(const std::string& peer, const protocol::Member& member,
+                         protocol::Refusal reason, std::string why) {
+  ++refused_;
+  const protocol::Message answer{coordinator_->run(), member,
+                                 protocol::Refused{reason, std::move(why)}};
+  [[maybe_unused]] const Status sent =
+      server_->send(peer, std::span<const char>(protocol::encode(answer)));
 }
 
 void ControlLoop::pump_client() {
@@ -320,6 +340,7 @@ void ControlLoop::look_for_successor(Clock::time_point now) {
   // one, and find nobody here.
   coordinator_->leave();
   exchange();
+  server_->close(kFarewell);
   server_.reset();
   // The successor announces itself once it listens; until then it is only known that it came.
   Run successor = coordinator_->run();

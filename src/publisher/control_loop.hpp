@@ -68,6 +68,8 @@ class ControlLoop {
   void run();
   void turn();
   void pump_server();
+  void refuse(const std::string& peer, const protocol::Member& member, protocol::Refusal reason,
+              std::string why);
   void pump_client();
   void exchange();
   void send_from_coordinator(std::vector<protocol::Outgoing> messages);

@@ -200,6 +200,29 @@ TEST_F(Wire, AMemberThatLiesAboutItselfHarmsOnlyItself) {
   EXPECT_EQ(policy.difference(lease->image(), 2), "");
 }
 
+TEST_F(Wire, AMemberThatHasSeenANewerRunStopsNoTrainer) {
+  ToyPolicy policy;
+  Publisher publisher = open(policy);
+  Subscriber engine = follow("good");
+  ASSERT_TRUE(bring(publisher, policy, 1));
+  weightcast::Run newer = publisher.status().run;
+  ++newer.started_us;
+  wire::Message message = hello("lost");
+  std::get<wire::Hello>(message.body).highest_run = newer;
+  Stranger stranger(endpoint());
+  stranger.send(message);
+
+  const auto refused = stranger.hear<wire::Refused>();
+
+  ASSERT_TRUE(refused);
+  EXPECT_EQ(refused->reason, wire::Refusal::kSuperseded);
+  EXPECT_TRUE(has(refused->message, "obeyed the newer run " + to_string(newer)));
+  EXPECT_TRUE(has(refused->message, "start the member again")) << refused->message;
+  stranger.send({newer, message.member, wire::Bye{}});
+  ASSERT_TRUE(stranger.hear<wire::Refused>());
+  EXPECT_TRUE(bring(publisher, policy, 2));
+}
+
 TEST_F(Wire, AMessageThatIsTooLargeEndsItsConnectionOnly) {
   ToyPolicy policy;
   Publisher publisher = open(policy);
@@ -297,6 +320,11 @@ class FalseTrainer : public Wire {
     share.payload_bytes = payload_bytes;
     share.entries.push_back(entry);
     return {{share}};
+  }
+
+  void TearDown() override {
+    engine.reset();
+    Wire::TearDown();
   }
 
   std::unique_ptr<stream::Rendezvous> rendezvous;
