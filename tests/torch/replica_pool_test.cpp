@@ -1,6 +1,5 @@
 #include <atomic>
-#include <cstddef>
-#include <cstring>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -17,57 +16,15 @@
 
 #include <weightcast/torch/replica_pool.hpp>
 
+#include "torch/heap_image.hpp"
+
 namespace {
 
 using weightcast::Code;
 using weightcast::NamedTensor;
-using weightcast::PlacedTensor;
-using weightcast::PolicyImage;
 using weightcast::Status;
-using weightcast::TensorInfo;
-using weightcast::Version;
 using weightcast::detail::ReplicaPool;
-
-// A version in memory of its own, made of a module's tensors.
-class HeapImage final : public PolicyImage {
- public:
-  HeapImage(std::uint64_t number, const std::vector<NamedTensor>& tensors) : version_{{1, 1}, number} {
-    weightcast::TensorList list;
-    const Status status = weightcast::list_tensors(tensors, {}, list);
-    EXPECT_TRUE(status) << status.to_string();
-    for (auto& view : list.tensors) {
-      const std::size_t bytes = view.info.bytes();
-      memory_.push_back(std::make_unique<Block[]>(bytes / sizeof(Block) + 1));
-      EXPECT_TRUE(view.strides.empty());
-      if (bytes > 0) std::memcpy(memory_.back().get(), view.data, bytes);
-      placed_.push_back({std::move(view.info), memory_.back().get()});
-    }
-  }
-  const Version& version() const noexcept override { return version_; }
-  const std::vector<PlacedTensor>& tensors() const noexcept override { return placed_; }
-  const PlacedTensor* find(std::string_view name) const noexcept override {
-    for (const auto& p : placed_) {
-      if (p.info.name == name) return &p;
-      for (const auto& alias : p.info.aliases) {
-        if (alias == name) return &p;
-      }
-    }
-    return nullptr;
-  }
-  std::vector<TensorInfo> infos() const {
-    std::vector<TensorInfo> out;
-    for (const auto& p : placed_) out.push_back(p.info);
-    return out;
-  }
-
- private:
-  struct alignas(64) Block {
-    std::byte bytes[64];
-  };
-  Version version_;
-  std::vector<std::unique_ptr<Block[]>> memory_;
-  std::vector<PlacedTensor> placed_;
-};
+using weightcast_test::HeapImage;
 
 struct NetImpl : torch::nn::Module {
   explicit NetImpl(bool tied = true) {
