@@ -23,7 +23,10 @@ enum class Bug {
   kVoidForgotten,           ///< a void grant's other shares stay in the version
   kNoRetry,                 ///< a lost Prepare is never sent again
   kCatchUpUnpinned,         ///< the version that a joiner reads is not kept
-  kLateGrantUsed            ///< a rank past the granted point captures at its next one
+  kLateGrantUsed,           ///< a rank past the granted point captures at its next one
+  kOldOrdersObeyed,         ///< orders that were overtaken are obeyed
+  kCatchUpToOldest,         ///< everybody is caught up to the oldest version that is kept
+  kUnsealedCounted          ///< a version needs one share fewer than there are ranks
 };
 
 #if defined(WEIGHTCAST_SEEDED_BUGS)

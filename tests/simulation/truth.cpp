@@ -125,6 +125,12 @@ void Truth::check_prepare(const Run& run, RunRecord& record, const protocol::Mem
     }
     return;
   }
+  if (prepare.manifest.shares.size() != ranks_) {
+    fail("1 no mix", "version " + std::to_string(prepare.number) + " has " +
+                         std::to_string(prepare.manifest.shares.size()) + " shares of " +
+                         std::to_string(ranks_) + " ranks");
+    return;
+  }
   const Snapshot* common = nullptr;
   for (const plan::Share& share : prepare.manifest.shares) {
     const auto found = snapshots_.find({share.object, share.generation});

@@ -57,6 +57,8 @@ struct Coverage {
 
 class Truth {
  public:
+  explicit Truth(std::uint32_t ranks) : ranks_(ranks) {}
+
   /// Notes the first broken rule; what follows from it is not interesting.
   void fail(const std::string& rule, const std::string& what);
   bool failed() const noexcept { return !rule_.empty(); }
@@ -111,6 +113,7 @@ class Truth {
                     const std::optional<std::vector<std::uint64_t>>& keep);
   void check_verdict(RunRecord& record, const protocol::Verdict& verdict);
 
+  const std::uint32_t ranks_;
   std::string rule_;
   std::string what_;
   std::map<std::pair<std::string, std::uint64_t>, Snapshot> snapshots_;

@@ -10,8 +10,8 @@
 namespace weightcast::simulation {
 
 World::World(Scenario its, bool tracing)
-    : scenario(its), random(its.seed * 0x2545f4914f6cdd1du + 99), memory(truth),
-      tracing_(tracing) {
+    : scenario(its), random(its.seed * 0x2545f4914f6cdd1du + 99),
+      truth(its.ranks), memory(truth), tracing_(tracing) {
   connections_.emplace_back();  // peer 0 is rank 0's own source
   ranks_.assign(scenario.ranks, 0);
   engines_.assign(scenario.engines + scenario.joiners, 0);

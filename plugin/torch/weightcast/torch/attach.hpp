@@ -52,9 +52,9 @@ inline Status detached() {
 }
 
 /// A publication's inside: outlives moves of its handle; hooks reach it as long as it lives.
-class Session {
+class PolicyBinding {
  public:
-  Session(NamedTensorLister source, AttachOptions options)
+  PolicyBinding(NamedTensorLister source, AttachOptions options)
       : source_(std::move(source)),
         extra_(std::move(options.extra_tensors)),
         filter_{std::move(options.include), std::move(options.exclude)},
@@ -141,20 +141,20 @@ class Session {
 /// One optimizer of a publication. All of them fence; the last one's steps make publish points.
 class OptimizerLink final : public StepListener {
  public:
-  OptimizerLink(std::shared_ptr<Session> session, bool last) : session_(std::move(session)), last_(last) {}
+  OptimizerLink(std::shared_ptr<PolicyBinding> binding, bool last) : binding_(std::move(binding)), last_(last) {}
   void before_step() noexcept override {
     // A fence that gives the point up has done what it is for; the core logs it.
-    (void)session_->fence();
+    (void)binding_->fence();
   }
   void after_step() noexcept override {
-    if (last_) session_->step_done();
+    if (last_) binding_->step_done();
   }
   void step_failed(const char* why) noexcept override {
-    if (last_) session_->step_failed(why);
+    if (last_) binding_->step_failed(why);
   }
 
  private:
-  std::shared_ptr<Session> session_;
+  std::shared_ptr<PolicyBinding> binding_;
   bool last_;
 };
 
@@ -178,7 +178,7 @@ class Publication {
   /// A publish point now, besides those of the steps. Every rank calls it equally often. Does not
   /// wait for receivers; see Publisher::publish.
   PointResult publish() noexcept {
-    if (session_) return session_->publish();
+    if (binding_) return binding_->publish();
     PointResult result;
     result.kind = PointResult::Kind::kVoid;
     result.why = "detached";
@@ -188,50 +188,50 @@ class Publication {
   /// A publish point with nothing to show, on this rank: call it where a step of this rank that the
   /// other ranks make is left out.
   void skip(std::string why) noexcept {
-    if (session_) session_->publisher().skip(std::move(why));
+    if (binding_) binding_->publisher().skip(std::move(why));
   }
 
   /// Waits, at most PublisherOptions::stall, until the tensors may be written to. Hooked steps do it
   /// by themselves; call it before other writes to parameters (loading a checkpoint in place, say).
   Status fence() noexcept {
-    if (!session_) return {};
-    return session_->fence();
+    if (!binding_) return {};
+    return binding_->fence();
   }
 
   /// Makes a publish point if there was a step or a fence() since the last one or if that was not
   /// captured, and waits until every receiver serves it. Collective: every rank calls it, after as
   /// many steps and fences. @return as Publisher::flush
   Result<Verdict> flush(Deadline deadline) {
-    if (!session_) return detail::detached();
-    return session_->flush(deadline);
+    if (!binding_) return detail::detached();
+    return binding_->flush(deadline);
   }
   Result<Verdict> flush(Duration timeout) { return flush(Clock::now() + timeout); }
 
   /// The newest version captured by this rank; none before the first.
-  Version version() const { return session_ ? session_->version() : Version{}; }
+  Version version() const { return binding_ ? binding_->version() : Version{}; }
 
   /// Empty if detached.
-  PublisherStatus status() const { return session_ ? session_->publisher().status() : PublisherStatus{}; }
+  PublisherStatus status() const { return binding_ ? binding_->publisher().status() : PublisherStatus{}; }
 
   /// Publishes another source from now on, under the same policy (the module was rebuilt, say).
   /// @throw Error (kInvalid) as attach(); the former source stays
   template <class Source>
   void rebind(Source&& source) {
-    if (!session_) throw Error(detail::detached());
-    session_->rebind(make_lister(std::forward<Source>(source)));
+    if (!binding_) throw Error(detail::detached());
+    binding_->rebind(make_lister(std::forward<Source>(source)));
   }
 
   void detach() noexcept {
     links_.clear();
-    session_.reset();
+    binding_.reset();
   }
-  explicit operator bool() const noexcept { return session_ != nullptr; }
+  explicit operator bool() const noexcept { return binding_ != nullptr; }
 
  private:
   friend Publication detail::make_publication(const std::vector<torch::optim::Optimizer*>&,
                                               NamedTensorLister, AttachOptions);
 
-  std::shared_ptr<detail::Session> session_;
+  std::shared_ptr<detail::PolicyBinding> binding_;
   std::vector<std::shared_ptr<detail::StepListener>> links_;
 };
 
@@ -260,10 +260,10 @@ inline Publication make_publication(const std::vector<torch::optim::Optimizer*>&
     points.push_back(&point);
   }
   Publication publication;
-  publication.session_ = std::make_shared<Session>(std::move(source), std::move(options));
+  publication.binding_ = std::make_shared<PolicyBinding>(std::move(source), std::move(options));
   for (HookPoint* point : points) {
     publication.links_.push_back(
-        std::make_shared<OptimizerLink>(publication.session_, point == points.back()));
+        std::make_shared<OptimizerLink>(publication.binding_, point == points.back()));
     point->add_listener(publication.links_.back());
   }
   return publication;
