@@ -15,7 +15,7 @@
 namespace weightcast::subscriber {
 namespace {
 
-/// Small enough that what was copied is still in cache when it is verified.
+/// What a copy thread takes at a time.
 constexpr std::uint64_t kBucketBytes = 512 * 1024;
 constexpr std::uint32_t kCreditPerThread = 4;
 /// The applier's own leases are not ours to be told of: it is asked again this often.
@@ -262,9 +262,10 @@ Status Stager::fill_copy(const protocol::StartStage& what, Image& image) {
       transport::Bucket bucket;
       bucket.offset = offset;
       bucket.destination = {destination + offset, bytes};
-      bucket.placed = [&verifier, &what, offset](std::span<const std::byte> placed) {
+      bucket.place = [&verifier, &what, offset, to = destination + offset](
+                         std::size_t at, std::span<const std::byte> source) {
         base::failpoint("engine.copying", what.version.number);
-        verifier.add(offset, placed);
+        verifier.place(offset + at, to + at, source);
       };
       buckets.push_back(std::move(bucket));
     }

@@ -18,8 +18,9 @@ ShareVerifier::ShareVerifier(const plan::Share& share)
             [&](std::uint32_t x, std::uint32_t y) { return key(x) < key(y); });
 }
 
-void ShareVerifier::add(std::uint64_t offset, std::span<const std::byte> placed) {
-  const std::uint64_t end = offset + placed.size();
+template <class Look>
+void ShareVerifier::each_tensor(std::uint64_t offset, std::uint64_t bytes, Look&& look) {
+  const std::uint64_t end = offset + bytes;
   const auto& entries = share_.entries;
   const auto last = [&](std::uint32_t i) { return entries[i].offset + entries[i].info.bytes(); };
   // Entries do not overlap, so in this order their ends rise too.
@@ -30,11 +31,27 @@ void ShareVerifier::add(std::uint64_t offset, std::span<const std::byte> placed)
     const std::uint64_t from = std::max(offset, start);
     const std::uint64_t to = std::min(end, last(*at));
     if (from >= to) continue;
-    const base::Digest part =
-        codec::digest(placed.data() + (from - offset), to - from, (from - start) / 8);
+    const base::Digest part = look(from - start, from - offset, to - from);
     sums_[*at].a.fetch_add(part.a, std::memory_order_relaxed);
     sums_[*at].b.fetch_add(part.b, std::memory_order_relaxed);
   }
+}
+
+void ShareVerifier::add(std::uint64_t offset, std::span<const std::byte> bytes) {
+  each_tensor(offset, bytes.size(),
+              [&](std::uint64_t in_tensor, std::uint64_t in_range, std::uint64_t count) {
+                return codec::digest(bytes.data() + in_range, count, in_tensor / 8);
+              });
+}
+
+void ShareVerifier::place(std::uint64_t offset, std::byte* destination,
+                          std::span<const std::byte> source) {
+  each_tensor(offset, source.size(),
+              [&](std::uint64_t in_tensor, std::uint64_t in_range, std::uint64_t count) {
+                return codec::copy_then_digest_placed(destination + in_range,
+                                                      source.data() + in_range, count,
+                                                      in_tensor / 8);
+              });
 }
 
 Status ShareVerifier::check() const {

@@ -31,9 +31,10 @@ struct Bucket {
   std::uint64_t id = 0;
   std::uint64_t offset = 0;  ///< from the start of the segment's payload
   std::span<std::byte> destination;
-  /// Called on the lane's thread as soon as the bytes lie in `destination` and are still in cache,
-  /// before the completion is reported; for verification. May be empty. Must not throw.
-  std::function<void(std::span<const std::byte>)> placed;
+  /// Copies `source` to destination.subspan(at, source.size()), and may verify what it placed while
+  /// that is still in cache. Called on the lane's thread for consecutive pieces of the bucket, each
+  /// but the last a multiple of 4096 bytes. Empty: a plain copy. Must not throw.
+  std::function<void(std::size_t at, std::span<const std::byte> source)> place;
 };
 
 /// The one terminal report of a submitted bucket. Until it comes the destination is in use.

@@ -185,8 +185,11 @@ class MemoryLane final : public Lane {
       lock.unlock();
       const Bucket& bucket = job.second;
       const auto bytes = job.first->bytes().subspan(bucket.offset, bucket.destination.size());
-      std::copy(bytes.begin(), bytes.end(), bucket.destination.begin());
-      if (bucket.placed) bucket.placed(bucket.destination);
+      if (bucket.place) {
+        bucket.place(0, bytes);
+      } else {
+        std::copy(bytes.begin(), bytes.end(), bucket.destination.begin());
+      }
       const std::uint64_t id = bucket.id;
       job = Job{};
       lock.lock();

@@ -153,9 +153,13 @@ Status CopyPool::copy(const Job& job) noexcept {
     if (aborted_.load(std::memory_order_relaxed)) {
       return Status(Code::kCancelled, "the lane was aborted while this bucket was being copied");
     }
-    std::memcpy(to.data() + at, job.source.data() + at, std::min(kPieceBytes, to.size() - at));
+    const auto piece = job.source.subspan(at, std::min(kPieceBytes, to.size() - at));
+    if (job.bucket.place) {
+      job.bucket.place(at, piece);
+    } else {
+      std::memcpy(to.data() + at, piece.data(), piece.size());
+    }
   }
-  if (job.bucket.placed) job.bucket.placed(to);
   return Status::ok();
 }
 

@@ -13,7 +13,7 @@ namespace weightcast::transport {
 /// Beyond what Lane says: a bucket counts as in flight until poll() has handed out its completion.
 /// abort() also ends buckets that are being copied, between two pieces. After close() and abort(),
 /// acquire() and poll() go on to work. The destructor aborts and waits for the copy threads: at
-/// most one piece and one call of Bucket::placed each.
+/// most one piece each.
 /// Thread safety: the transport's own calls may come from any thread.
 class ShmTransport final : public Transport {
  public:
