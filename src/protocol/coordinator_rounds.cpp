@@ -212,10 +212,6 @@ void Coordinator::consider_catch_ups(Clock::time_point now) {
     if (receiver.assignment || now < receiver.retry_at) continue;
     const bool current = receiver.state.serving.run == config_.run &&
                          receiver.state.serving.number >= committed_;
-    if (seeded(Bug::kCatchUpToOldest) && versions_.begin()->first < committed_) {
-      assign(now, receiver, versions_.begin()->first, false);
-      continue;
-    }
     if (current) {
       // It may take part again once it has shown that it can follow.
       if (receiver.state.serving.number >= receiver.lag_number) receiver.lagging = false;

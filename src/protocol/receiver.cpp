@@ -68,7 +68,7 @@ void Receiver::on_prepare(Clock::time_point now, const Message& message, const P
   attempt_ = prepare.attempt;
   failure_.clear();
   const Version version{message.run, prepare.number};
-  if (version <= serving_ && !seeded(Bug::kServeBackwards)) {
+  if (version <= serving_) {
     stop_op();
     phase_ = Phase::kApplied;
     send_state(now);
@@ -131,7 +131,7 @@ void Receiver::stop_op() {
 
 void Receiver::start_wanted() {
   if (op_ || !wanted_) return;
-  if (wanted_->version <= serving_ && !seeded(Bug::kServeBackwards)) {
+  if (wanted_->version <= serving_) {
     // What was being switched to when it was asked for again.
     wanted_.reset();
     phase_ = Phase::kApplied;

@@ -15,7 +15,6 @@ enum class Bug {
   kAckBeforePlacing,        ///< STAGED is said when staging begins
   kStaleAttemptAccepted,    ///< a commit is obeyed whatever attempt it is for
   kStaleRunAccepted,        ///< an older run's orders are obeyed
-  kServeBackwards,          ///< a version older than the one served is applied
   kNoQuarantine,            ///< a new staging begins while a cancelled one still writes
   kEarlyCommit,             ///< committed when the first receiver is staged
   kNoEviction,              ///< silent members are waited for without end
@@ -25,7 +24,6 @@ enum class Bug {
   kCatchUpUnpinned,         ///< the version that a joiner reads is not kept
   kLateGrantUsed,           ///< a rank past the granted point captures at its next one
   kOldOrdersObeyed,         ///< orders that were overtaken are obeyed
-  kCatchUpToOldest,         ///< everybody is caught up to the oldest version that is kept
   kUnsealedCounted          ///< a version needs one share fewer than there are ranks
 };
 

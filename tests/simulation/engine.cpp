@@ -257,6 +257,11 @@ void Engine::on_message(protocol::Peer, const protocol::Message& message) {
   receiver_->receive(now(), message);
 }
 
+void Engine::leave() {
+  receiver_->leave(now());
+  exchange();
+}
+
 void Engine::turn() {
   note_lagging();
   if (!dirty_ && now() < receiver_->next_wakeup()) return;

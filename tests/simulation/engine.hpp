@@ -22,6 +22,7 @@ class Engine final : public Process {
 
   const protocol::Receiver& receiver() const noexcept { return *receiver_; }
   bool flips() const noexcept { return flip_; }
+  void leave() override;
   /// What leases get now.
   Version serves() const noexcept { return serving_ ? serving_->version : Version{}; }
 

@@ -27,6 +27,17 @@ void World::kill(Pid pid) {
   });
 }
 
+void World::end(Pid pid) {
+  events.after(Duration(0), [this, pid] {
+    Process* process = find(pid);
+    if (process == nullptr || process->stopped()) return;
+    trace([&] { return "leaves " + std::to_string(pid) + " " + process->name(); });
+    ++truth.coverage.leaves;
+    process->leave();
+    kill(pid);
+  });
+}
+
 void World::stop(Pid pid) {
   events.after(Duration(0), [this, pid] {
     Process* process = find(pid);
@@ -88,8 +99,9 @@ Pid World::random_process() {
 
 void World::strike(Pid pid) {
   if (pid == 0 || find(pid) == nullptr) return;
-  if (random.chance(450)) {
-    kill(pid);
+  const std::uint64_t how = random.below(1000);
+  if (how < 450) {
+    how < 80 ? end(pid) : kill(pid);
     return;
   }
   stop(pid);

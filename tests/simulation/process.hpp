@@ -36,6 +36,8 @@ class Process {
   void deliver(protocol::Peer peer, std::shared_ptr<const protocol::Message> message);
   void stop();
   void cont();
+  /// Says good-bye; the process ends after it.
+  virtual void leave() = 0;
 
   /// Runs `what` as this process, then lets it go on with whatever that made possible.
   void run(const std::function<void()>& what);

@@ -14,6 +14,7 @@ namespace weightcast::simulation {
 namespace {
 
 constexpr std::uint64_t kDefaultSeeds = 2000;
+constexpr std::uint64_t kFewestCommits = 4;  ///< in one seed
 
 std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
   const char* text = std::getenv(name);
@@ -36,6 +37,38 @@ std::string report(std::uint64_t seed) {
   return out;
 }
 
+/// A protocol that does nothing breaks no rule: each thing must have happened often enough. The
+/// floors are about half of what 2000 seeds show, for each 100 seeds.
+void expect_floors(const Coverage& all, std::uint64_t seeds) {
+  const std::uint64_t hundreds = seeds / 100;
+  const auto floor = [&](const char* what, std::uint64_t count, std::uint64_t each_hundred) {
+    EXPECT_GE(count, each_hundred * hundreds) << what;
+  };
+  floor("commits", all.commits, 2500);
+  floor("leases", all.leases, 30000);
+  floor("lease checks while the trainer was two versions further", all.served_over_steps, 30000);
+  floor("receivers evicted", all.receivers_evicted, 80);
+  floor("sources evicted", all.sources_evicted, 15);
+  floor("rejoins", all.rejoins, 30);
+  floor("catch-ups", all.catch_ups, 200);
+  floor("demotions", all.demotions, 70);
+  floor("void grants", all.grants_void, 200);
+  floor("new runs", all.new_runs, 80);
+  floor("verdicts", all.verdicts, 300);
+  floor("verdicts about a void point", all.void_verdicts, 5);
+  floor("captures given up at the stall", all.stalls, 10);
+  floor("slots refused to a writer", all.locked_slots, 10000);
+  floor("slots refused to a reader", all.stale_slots, 3);
+  floor("corrupted words found", all.corruptions_found, 90);
+  floor("kills", all.kills, 120);
+  floor("leaves", all.leaves, 15);
+  floor("stops", all.stops, 120);
+  floor("partitions", all.partitions, 80);
+  // Too rare for each hundred.
+  EXPECT_GE(all.rounds_aborted, seeds / 200);
+  EXPECT_GE(all.superseded, seeds / 400);
+}
+
 TEST(Simulation, RulesHoldForEverySeed) {
   const std::uint64_t alone = from_environment("WEIGHTCAST_SIM_SEED", 0);
   const std::uint64_t seeds = from_environment("WEIGHTCAST_SIM_SEEDS", kDefaultSeeds);
@@ -52,12 +85,37 @@ TEST(Simulation, RulesHoldForEverySeed) {
       ADD_FAILURE() << report(seed);
       continue;
     }
+    EXPECT_GE(world.truth.commits(), kFewestCommits) << "seed " << seed;
     fewest = std::min(fewest, world.truth.commits());
     world.truth.coverage.events = world.events.executed();
     all.add(world.take_coverage());
   }
   std::cout << "seeds " << first << ".." << last << ": " << all.text()
             << " fewest_commits=" << fewest << std::endl;
+  if (alone == 0 && failures == 0) expect_floors(all, seeds);
+}
+
+TEST(Simulation, ASeedAlwaysMeansTheSame) {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    World once(scenario_of(seed));
+    World again(scenario_of(seed), true);
+
+    once.play();
+    again.play();
+
+    EXPECT_EQ(once.hash(), again.hash()) << "seed " << seed;
+    EXPECT_EQ(once.events.executed(), again.events.executed()) << "seed " << seed;
+  }
+}
+
+TEST(Simulation, SeedsDiffer) {
+  World one(scenario_of(1));
+  World two(scenario_of(2));
+
+  one.play();
+  two.play();
+
+  EXPECT_NE(one.hash(), two.hash());
 }
 
 }  // namespace

@@ -330,6 +330,14 @@ void Trainer::take_from_coordinator() {
   }
 }
 
+void Trainer::leave() {
+  source_->leave(now());
+  exchange();
+  if (!coordinator_) return;
+  coordinator_->leave();
+  take_from_coordinator();
+}
+
 void Trainer::turn() {
   const bool due = now() >= next_wakeup();
   if (due || dirty_) {

@@ -21,6 +21,7 @@ class Trainer final : public Process, private protocol::SlotLocks {
           std::uint64_t launch_number);
   ~Trainer() override;
 
+  void leave() override;
   std::uint32_t rank() const noexcept { return rank_; }
   std::uint64_t steps() const noexcept { return steps_; }
   std::uint64_t launch_number() const noexcept { return launch_number_; }

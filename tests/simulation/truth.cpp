@@ -31,6 +31,7 @@ void Coverage::add(const Coverage& o) {
   lease_checks += o.lease_checks;
   served_over_steps += o.served_over_steps;
   kills += o.kills;
+  leaves += o.leaves;
   stops += o.stops;
   partitions += o.partitions;
   superseded += o.superseded;
@@ -64,6 +65,7 @@ std::string Coverage::text() const {
   say("lease_checks", lease_checks);
   say("served_over_steps", served_over_steps);
   say("kills", kills);
+  say("leaves", leaves);
   say("stops", stops);
   say("partitions", partitions);
   say("superseded", superseded);

@@ -45,6 +45,7 @@ struct Coverage {
   std::uint64_t lease_checks = 0;
   std::uint64_t served_over_steps = 0;  ///< lease checks while the trainer was two steps further
   std::uint64_t kills = 0;
+  std::uint64_t leaves = 0;
   std::uint64_t stops = 0;
   std::uint64_t partitions = 0;
   std::uint64_t superseded = 0;

@@ -51,6 +51,7 @@ class World {
 
   // Faults; they strike when the present event is over.
   void kill(Pid pid);
+  void end(Pid pid);  ///< it leaves on purpose
   void stop(Pid pid);
   void cont(Pid pid);
   void start_rank(std::uint32_t rank);
