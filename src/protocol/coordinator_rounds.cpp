@@ -227,6 +227,8 @@ void Coordinator::check_deadlines(Clock::time_point now) {
   if (seeded(Bug::kNoEviction)) return;
   for (auto& [name, receiver] : receivers_) {
     if (!receiver.assignment || now <= receiver.assignment->deadline) continue;
+    // Who has staged waits for the others, and is not late with them.
+    if (receiver.assignment->stage == Stage::kStaged) continue;
     const char* why = receiver.assignment->stage == Stage::kCommitting
                           ? "the switch took longer than attempt_timeout"
                           : "staging took longer than attempt_timeout";
