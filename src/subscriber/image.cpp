@@ -3,7 +3,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <exception>
 #include <utility>
+
+#include "staging/sweep.hpp"
 
 namespace weightcast::subscriber {
 
@@ -20,6 +23,14 @@ Result<std::unique_ptr<HostBuffer>> HostBuffer::allocate(std::uint64_t bytes) {
 }
 
 HostBuffer::~HostBuffer() { ::munmap(data_, size_); }
+
+ImageRoom::~ImageRoom() {
+  try {
+    staging::sweep(job_);
+  } catch (const std::exception&) {
+    // No memory to list them: the next start of the job does it.
+  }
+}
 
 bool ImageRoom::try_enter() {
   const std::lock_guard lock(mutex_);

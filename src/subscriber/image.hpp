@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <weightcast/subscriber.hpp>
@@ -36,10 +37,16 @@ class HostBuffer {
 
 /// Bounds what a subscriber holds: at most two images live at any time (what is served, and what
 /// is being staged or was served before), and their buffers are used again.
-/// Thread safety: all calls from any thread. Outlives the subscriber as long as images do.
+/// Thread safety: all calls from any thread. Outlives the subscriber as long as images do, and then
+/// removes the slots that a trainer, gone by now, left to them to hold.
 class ImageRoom {
  public:
   static constexpr std::uint32_t kMaxImages = 2;
+
+  explicit ImageRoom(std::string job) : job_(std::move(job)) {}
+  ~ImageRoom();
+  ImageRoom(const ImageRoom&) = delete;
+  ImageRoom& operator=(const ImageRoom&) = delete;
 
   /// Takes a place. @return false where both are taken
   bool try_enter();
@@ -53,6 +60,7 @@ class ImageRoom {
   void wait(Deadline until);
 
  private:
+  const std::string job_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::uint64_t changes_ = 0;

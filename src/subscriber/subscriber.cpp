@@ -15,7 +15,6 @@
 #include "base/signal_mask.hpp"
 #include "protocol/receiver.hpp"
 #include "protocol/wire.hpp"
-#include "staging/sweep.hpp"
 #include "stream/control_socket.hpp"
 #include "stream/rendezvous.hpp"
 #include "stream/wait.hpp"
@@ -76,7 +75,8 @@ class Subscriber::Impl {
 
   const SubscriberOptions options_;
   const std::string place_;
-  const std::shared_ptr<subscriber::ImageRoom> room_ = std::make_shared<subscriber::ImageRoom>();
+  const std::shared_ptr<subscriber::ImageRoom> room_ =
+      std::make_shared<subscriber::ImageRoom>(options_.job);
   const std::shared_ptr<subscriber::LeaseBook> leases_ =
       std::make_shared<subscriber::LeaseBook>(room_);
   stream::Waker waker_;
@@ -141,9 +141,6 @@ Subscriber::Impl::~Impl() {
   changed_.notify_all();
   if (thread_.joinable()) thread_.join();
   stager_.reset();
-  current_.reset();
-  // What a trainer that is gone left to us to hold.
-  staging::sweep(options_.job);
 }
 
 void Subscriber::Impl::run() {

@@ -257,6 +257,35 @@ TEST_F(Engines, AfterApplyRunsBeforeLeasesGetTheVersionAndEndsWithItsToken) {
   EXPECT_EQ(calls, 5u);
 }
 
+/// Keeps the image that it serves from, as one with replicas does.
+class KeepingApplier : public ScriptedApplier {
+ public:
+  Status place(const std::shared_ptr<PolicyImage>& image) override {
+    kept = image;
+    return Status::ok();
+  }
+  std::shared_ptr<PolicyImage> kept;
+};
+
+TEST_F(Engines, ALeaseThatOutlivesEverybodyIsWholeAndTheLastToClearUp) {
+  ToyPolicy policy;
+  auto applier = std::make_shared<KeepingApplier>();
+  Result<Lease> lease = Status(Code::kNotFound, "none yet");
+  {
+    Publisher publisher = open(policy);
+    Subscriber engine = follow("one", applier);
+    ASSERT_TRUE(bring(publisher, policy, 1));
+    lease = engine.acquire(soon());
+    ASSERT_TRUE(lease) << lease.status().to_string();
+  }
+
+  EXPECT_EQ(policy.difference(lease->image(), 1), "");
+  EXPECT_FALSE(test::shm_objects("." + job + ".").empty());
+  lease->release();
+  applier.reset();
+  EXPECT_EQ(test::shm_objects("." + job + "."), std::vector<std::string>{});
+}
+
 TEST_F(Engines, ThatLeaveTogetherAfterTheirTrainerLeaveNothing) {
   for (int round = 0; round < 20; ++round) {
     ToyPolicy policy;
