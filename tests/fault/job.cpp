@@ -13,6 +13,7 @@
 #include <limits>
 #include <sstream>
 
+#include "staging/sweep.hpp"
 #include "support/shm_fixture.hpp"
 
 namespace weightcast::test {
@@ -153,6 +154,12 @@ std::uint64_t FaultProcess::serving(const std::string& of_run) const {
 
 FaultJob::FaultJob(JobOptions options) : options_(std::move(options)), job_(unique_job()) {
   ::signal(SIGPIPE, SIG_IGN);
+}
+
+FaultJob::~FaultJob() {
+  ranks_.clear();
+  engines_.clear();
+  staging::sweep(job_);
 }
 
 std::unique_ptr<FaultProcess> FaultJob::make_rank(std::uint32_t number, bool takeover) const {

@@ -96,6 +96,10 @@ class FaultJob {
   static constexpr std::uint32_t kRanks = 2;
 
   explicit FaultJob(JobOptions options);
+  /// Kills what still runs, and clears up after it: only a test that failed leaves any.
+  ~FaultJob();
+  FaultJob(const FaultJob&) = delete;
+  FaultJob& operator=(const FaultJob&) = delete;
 
   /// Starts the process of that place; the one before it is dead by then.
   FaultProcess& start_rank(std::uint32_t number, bool takeover = false);
