@@ -145,7 +145,7 @@ Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions 
                                      options.policy);
   if (!place) return place.status();
 
-  staging::sweep(options.job);
+  staging::sweep({});  // of every job of this user: a job that has ended for good has no next start
   const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
   const auto incarnation = static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::microseconds>(since_epoch).count());
