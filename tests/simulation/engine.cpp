@@ -37,7 +37,7 @@ Engine::Engine(World& world, Pid pid, std::string name, bool flip)
   for (int i = 0; i < 2; ++i) spawn(work());
 }
 
-Engine::~Engine() = default;
+Engine::~Engine() { end_routines(); }
 
 // ---- leases ---------------------------------------------------------------------------------
 

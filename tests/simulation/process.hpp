@@ -52,6 +52,11 @@ class Process {
   /// Runs `what` after `delay`, or once the process is continued, or never if it dies.
   void post(Duration delay, std::function<void()> what);
   void spawn(Routine routine);
+  /// What the destructor of a derived class begins with: its routines use what it holds.
+  void end_routines() noexcept {
+    waiters_.clear();
+    routines_.clear();
+  }
 
   struct Pause {
     Process& process;

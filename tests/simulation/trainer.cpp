@@ -76,6 +76,7 @@ Trainer::Trainer(World& world, Pid pid, std::uint32_t rank, std::string launch,
 }
 
 Trainer::~Trainer() {
+  end_routines();
   if (!coordinator_) return;
   world_.count(coordinator_->counters());
   world_.truth.coverage.superseded += coordinator_->superseded() ? 1 : 0;
