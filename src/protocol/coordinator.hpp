@@ -150,6 +150,7 @@ class Coordinator {
   void welcome_source(Clock::time_point now, Peer peer, const Member& member, const Hello& hello);
   void welcome_receiver(Clock::time_point now, Peer peer, const Member& member,
                         const Hello& hello);
+  void know(const Member& member);
   void refuse(Peer peer, const Member& member, Refusal reason, std::string text);
   void evict_silent(Clock::time_point now);
   void drop_source(Clock::time_point now, std::uint32_t rank, const char* why);
@@ -210,7 +211,7 @@ class Coordinator {
   std::optional<Verdict> verdict_;  ///< of the newest version whose round has ended
   bool verdict_fixed_ = false;      ///< somebody was told
   bool changed_ = false;            ///< orders have to be sent
-  std::map<std::pair<Role, std::string>, std::uint64_t> known_;  ///< newest incarnation of each name
+  std::map<std::pair<Role, std::string>, std::uint64_t> known_;  ///< newest incarnation that was welcome, by name
   /// By rank, the first that was welcomed; other processes are told where the others are.
   std::map<std::uint32_t, std::uint64_t> first_incarnation_;
   Counters counters_;

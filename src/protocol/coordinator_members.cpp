@@ -6,6 +6,9 @@
 #include "protocol/seeded_bug.hpp"
 
 namespace weightcast::protocol {
+namespace {
+constexpr std::size_t kMostKnown = 1024;  ///< names whose newest incarnation is remembered
+}  // namespace
 
 void Coordinator::refuse(Peer peer, const Member& member, Refusal reason, std::string text) {
   ++counters_.refused;
@@ -28,12 +31,11 @@ void Coordinator::on_hello(Clock::time_point now, Peer peer, const Message& mess
                "\"; give both sides the same policy name");
     return;
   }
-  std::uint64_t& newest = known_[{member.role, member.name}];
-  if (member.incarnation < newest) {
+  const auto newest = known_.find({member.role, member.name});
+  if (newest != known_.end() && member.incarnation < newest->second) {
     ++counters_.dropped;  // a delayed Hello of a former stay
     return;
   }
-  newest = member.incarnation;
   if (member.role == Role::kSource) {
     if (hello.launch != config_.launch || hello.world_size != config_.world_size ||
         hello.rank >= config_.world_size ||
@@ -49,6 +51,16 @@ void Coordinator::on_hello(Clock::time_point now, Peer peer, const Message& mess
   } else {
     welcome_receiver(now, peer, member, hello);
   }
+}
+
+void Coordinator::know(const Member& member) {
+  known_[{member.role, member.name}] = member.incarnation;
+  if (known_.size() <= kMostKnown) return;
+  // Delayed Hellos of those that went long ago are no longer on their way.
+  std::erase_if(known_, [&](const auto& entry) {
+    const auto& [role, name] = entry.first;
+    return role == Role::kReceiver && !receivers_.contains(name);
+  });
 }
 
 void Coordinator::welcome_source(Clock::time_point now, Peer peer, const Member& member,
@@ -87,6 +99,7 @@ void Coordinator::welcome_source(Clock::time_point now, Peer peer, const Member&
   source.state.next_point = std::max<std::uint64_t>(1, next_point);
   send(peer, member, Welcome{counts_itself ? 1 : furthest_});
   sources_.insert_or_assign(hello.rank, std::move(source));
+  know(member);
   changed_ = true;
   note(false, "event=source_joined rank=" + std::to_string(hello.rank));
 }
@@ -116,6 +129,7 @@ void Coordinator::welcome_receiver(Clock::time_point now, Peer peer, const Membe
   receiver.retry_at = now;
   send(peer, member, Welcome{furthest_});
   receivers_.insert_or_assign(member.name, std::move(receiver));
+  know(member);
   changed_ = true;
   note(false, "event=receiver_joined name=" + member.name);
 }

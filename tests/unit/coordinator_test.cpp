@@ -323,6 +323,19 @@ TEST(CoordinatorMembers, ADelayedHelloOfAFormerStayIsDropped) {
   EXPECT_EQ(hall.coordinator().receivers().size(), 1u);
 }
 
+TEST(CoordinatorMembers, ARefusedHelloLeavesNoTrace) {
+  Hall hall(ranks(2));
+  Hello stranger;
+  stranger.rank = 1;
+  stranger.world_size = 7;
+  hall.say(9, Member{Role::kSource, "rank-1", ~std::uint64_t{0}}, stranger);
+  ASSERT_TRUE(hall.last<Refused>(9));
+
+  hall.join_source(1, 2);
+
+  EXPECT_TRUE(hall.last<Welcome>(2)) << "an incarnation that was never welcome keeps nobody out";
+}
+
 TEST(CoordinatorMembers, ANewerRunEndsTheGrants) {
   Hall hall(ranks(1));
   hall.join_source(0, 1);
