@@ -101,7 +101,9 @@ struct Bye {
 // ---- coordinator -> member ------------------------------------------------------------------
 
 struct Welcome {
-  std::uint64_t next_point = 1;  ///< for a source that just started: where the others are
+  /// Sources: 1 for a rank that counts its points by itself from the start of its launch; for one
+  /// that replaces another, or comes from a former run, where the others are.
+  std::uint64_t next_point = 1;
   bool operator==(const Welcome&) const = default;
 };
 
