@@ -145,7 +145,8 @@ void Coordinator::finish_grant(Clock::time_point) {
     void_grant("manifest refused");
     return;
   }
-  if (first.point <= published_) {
+  // One that was published but whose round was aborted may come again: a flush takes it anew.
+  if (first.point <= committed_ || first.point < published_) {
     void_grant("point " + std::to_string(first.point) + " is not newer than " +
                std::to_string(published_));
     return;
@@ -190,6 +191,8 @@ void Coordinator::consider_grant(Clock::time_point) {
   for (const auto& [rank, source] : sources_) {
     if (!source.state_known || !source.state.ready) return;
     waiting = waiting || source.state.waiting;
+    // It can neither take the others' point nor they its: one of them is about to move.
+    if (source.state.waiting && source.state.next_point < furthest_point()) return;
   }
   Grant grant;
   grant.ordinal = ++grant_ordinal_;

@@ -26,6 +26,7 @@ bool Source::granted_now() const noexcept {
 }
 
 PointDecision Source::at_point(Clock::time_point now, bool may_wait, bool insist) {
+  if (insist && may_wait && next_point_ > 1) retake_point(now);
   PointDecision decision;
   decision.point = next_point_;
   if (granted_now() && !capture_) {
@@ -57,6 +58,16 @@ PointDecision Source::at_point(Clock::time_point now, bool may_wait, bool insist
   ++coalesced_in_row_;
   pass_point(now);
   return decision;
+}
+
+void Source::retake_point(Clock::time_point) {
+  // A number of its own would be one that ranks whose flush ended otherwise do not count: from then
+  // on equal numbers would stand for different steps. Nobody has stepped since the last point, so
+  // that one is taken again; it was never published, as this rank did not seal it for good.
+  --next_point_;
+  const bool ahead = joined_ && orders_.grant_open && !grant_used_ &&
+                     orders_.grant_point != kNextPoint && orders_.grant_point > next_point_;
+  if (ahead) void_grant("flush");
 }
 
 std::uint64_t Source::skip_point(Clock::time_point now, const std::string& why) {

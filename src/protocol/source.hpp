@@ -42,7 +42,8 @@ class Source {
 
   // The trainer's thread.
   /// @param may_wait false: decide now
-  /// @param insist wait even though the point could be coalesced (for a flush)
+  /// @param insist for a flush: take the last point again, which was not captured (or is void), and
+  ///   wait even though it could be coalesced
   PointDecision at_point(Clock::time_point now, bool may_wait, bool insist = false);
   /// The step before this point failed: the point counts, and is void if it was granted.
   std::uint64_t skip_point(Clock::time_point now, const std::string& why);
@@ -93,6 +94,7 @@ class Source {
   };
 
   void void_grant(const std::string& why);
+  void retake_point(Clock::time_point now);
   void pass_point(Clock::time_point now);
   void on_welcome(Clock::time_point now, const Message& message, const Welcome& welcome);
   void begin_run(const Run& run, std::uint64_t next_point);
