@@ -121,7 +121,8 @@ Routine Trainer::train() {
       continue;
     }
     co_await publish(now() + scenario.stall, false);
-    if (scenario.flush_every != 0 && steps_ / scenario.publish_every % scenario.flush_every == 0) {
+    // All ranks flush at the same point.
+    if (scenario.flush_every != 0 && (source_->next_point() - 1) % scenario.flush_every == 0) {
       co_await flush(now() + 600ms);
     }
   }
@@ -195,7 +196,7 @@ void Trainer::begin_capture(const protocol::PointDecision& decision) {
   snapshot.rank = rank_;
   snapshot.version = Version{decision.run, decision.point};
   snapshot.launch = launch_number_;
-  if (world_.scenario.lockstep && aligned_) snapshot.step = steps_;
+  if (world_.scenario.lockstep) snapshot.step = steps_;
   snapshot.words = live_;
   world_.truth.point_captured(capture->slot->name, capture->generation, std::move(snapshot));
   if (world_.scenario.bug != DriverBug::kLateBuffers) {
@@ -261,7 +262,6 @@ void Trainer::send_sealed(const Capture& capture, const Word* words) {
 }
 
 Routine Trainer::flush(Clock::time_point deadline) {
-  bool success = false;
   for (;;) {
     if (!co_await until([this] { return capture_ == nullptr; }, deadline)) break;
     const bool asked = source_->last_captured() != 0 &&
@@ -283,10 +283,8 @@ Routine Trainer::flush(Clock::time_point deadline) {
       source_->forget_captured();
       continue;
     }
-    success = true;
     break;
   }
-  if (!success) aligned_ = false;
 }
 
 // ---- the control loop -----------------------------------------------------------------------

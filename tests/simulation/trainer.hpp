@@ -75,9 +75,6 @@ class Trainer final : public Process, private protocol::SlotLocks {
   std::optional<protocol::Coordinator> coordinator_;
   std::vector<Word> live_;  ///< the tensors: two words of buffers, then the parameters
   std::uint64_t steps_ = 0;
-  /// A flush that fails may have passed a point that others did not: the count is then this
-  /// rank's own, no longer the step that all ranks took.
-  bool aligned_ = true;
   std::shared_ptr<Capture> capture_;
   bool dirty_ = true;
   protocol::Peer peer_ = 0;

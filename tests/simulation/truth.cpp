@@ -122,10 +122,16 @@ void Truth::check_prepare(const Run& run, RunRecord& record, const protocol::Mem
       Attempt{to.name, to.incarnation, prepare.number, prepare.number > committed});
   const auto [known, first] = record.manifests.try_emplace(prepare.number, prepare.manifest);
   if (!first) {
-    if (known->second != prepare.manifest) {
+    if (known->second == prepare.manifest) return;
+    if (record.committed >= prepare.number) {
       fail("1 no mix", "version " + std::to_string(prepare.number) + " has two manifests");
+      return;
     }
-    return;
+    // Its round was aborted and the point was taken again: what was staged of it counts no more.
+    known->second = prepare.manifest;
+    std::erase_if(staged_, [&](const auto& entry) {
+      return std::get<2>(entry) == Version{run, prepare.number};
+    });
   }
   if (prepare.manifest.shares.size() != ranks_) {
     fail("1 no mix", "version " + std::to_string(prepare.number) + " has " +

@@ -42,7 +42,7 @@ Pid World::former_coordinator() const {
 }
 
 bool World::far_ahead(const Trainer& trainer) const {
-  constexpr std::uint64_t kMostAhead = 6;
+  constexpr std::uint64_t kMostAhead = 2;  // less than lies between two flushes
   if (!trainer.source().joined()) return false;
   for (std::uint32_t r = 0; r < scenario.ranks; ++r) {
     const Trainer* other = rank(r);

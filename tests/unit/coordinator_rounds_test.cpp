@@ -209,6 +209,22 @@ TEST_F(Rounds, ARoundEndsWithItsSource) {
   EXPECT_EQ(hall_.coordinator().committed(), 0u);
 }
 
+TEST_F(Rounds, APointWhoseRoundWasAbortedMayBeTakenAgain) {
+  publish(3);
+  hall_.say(1, rank_member(0), Bye{});
+  hall_.join_source(0, 1, 4);
+  hall_.state(0, hall_.ready(3, hall_.last<SourceOrders>(1)->grant_ordinal));
+  const std::uint64_t first = attempt(kA);
+
+  hall_.publish(3);
+
+  EXPECT_GT(attempt(kA), first);
+  EXPECT_EQ(hall_.last<Prepare>(kA)->number, 3u);
+  say("a", kA, Phase::kStaged);
+  say("b", kB, Phase::kStaged);
+  EXPECT_EQ(hall_.coordinator().committed(), 3u);
+}
+
 TEST_F(Rounds, SourcesKeepWhatSomebodyStillFetches) {
   publish(1);
   EXPECT_EQ(hall_.last<SourceOrders>(1)->keep, std::vector<std::uint64_t>{1});

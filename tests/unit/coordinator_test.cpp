@@ -124,6 +124,22 @@ TEST(CoordinatorGrant, ARankThatWaitsGetsItsPoint) {
   EXPECT_EQ(hall.last<SourceOrders>(1)->grant_point, 12u);
 }
 
+TEST(CoordinatorGrant, WhoWaitsBehindTheOthersIsNotGrantedTheirPoint) {
+  Hall hall(ranks(2));
+  hall.join_source(0, 2);
+  hall.join_source(1, 2);
+  SourceState behind = hall.ready(10);
+  behind.waiting = true;
+  hall.state(0, hall.ready(11));
+  hall.state(1, behind);
+  EXPECT_FALSE(hall.last<SourceOrders>(1)->grant_open) << "they could not meet";
+
+  SourceState back = behind;
+  hall.state(0, back);
+
+  EXPECT_EQ(hall.last<SourceOrders>(1)->grant_point, 10u);
+}
+
 TEST(CoordinatorGrant, RanksWithOtherTensorsVoidThePoint) {
   Hall hall(ranks(2));
   hall.join_source(0, 2);

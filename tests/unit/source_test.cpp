@@ -123,6 +123,39 @@ TEST_F(SourceTest, InsistsForAFlush) {
   EXPECT_EQ(source_->at_point(now_, true, true).kind, Kind::kWait);
 }
 
+TEST_F(SourceTest, AFlushTakesTheLastPointAgainWhateverComesOfIt) {
+  hear(Welcome{1});
+  for (int i = 0; i < 4; ++i) source_->at_point(now_, true);
+  ASSERT_EQ(source_->next_point(), 5u);
+
+  for (int tries = 0; tries < 3; ++tries) {
+    EXPECT_EQ(source_->at_point(now_, true, true).kind, Kind::kWait);
+    EXPECT_EQ(source_->next_point(), 4u) << "the one that was just passed";
+    source_->at_point(now_, false);
+    EXPECT_EQ(source_->next_point(), 5u) << "the count of all ranks, however their flush went";
+  }
+}
+
+TEST_F(SourceTest, AFlushIsGrantedTheLastPoint) {
+  hear(Welcome{1});
+  for (int i = 0; i < 4; ++i) source_->at_point(now_, true);
+  hear(grant(1, 6));  // runs ahead of need
+  source_->take_outbox();
+
+  ASSERT_EQ(source_->at_point(now_, true, true).kind, Kind::kWait);
+  const SourceState state = last_state();
+  EXPECT_TRUE(state.waiting);
+  EXPECT_TRUE(state.grant_void) << "nobody comes to point 6 before the flush ends";
+  EXPECT_NE(state.void_reason, kMissed);
+  hear(grant(2, 4));
+
+  ASSERT_TRUE(source_->granted_now());
+  const PointDecision decision = source_->at_point(now_, false);
+  EXPECT_EQ(decision.kind, Kind::kCapture);
+  EXPECT_EQ(decision.point, 4u);
+  EXPECT_EQ(source_->next_point(), 5u);
+}
+
 TEST_F(SourceTest, ASkippedPointIsVoidIfItWasGranted) {
   hear(Welcome{1});
   hear(grant(1, 1));
