@@ -131,8 +131,9 @@ class WEIGHTCAST_API Publisher {
   /// @return kDeadline where the point was given up
   Status fence() noexcept;
 
-  /// Makes sure that the present weights are published (with a publish point of its own where the
-  /// last one was not captured) and waits for the verdict. Collective: every rank calls it.
+  /// Makes sure that the weights of the last publish point are published and waits for the verdict.
+  /// Where that point was coalesced or void it is taken again, with the present weights, so call
+  /// publish() before it if there was a step since. Collective: every rank calls it at the same step.
   /// @return kDeadline; kUnavailable where a receiver was lost or fewer than `min_receivers` applied
   Result<Verdict> flush(Deadline deadline, const Lister& lister);
 
