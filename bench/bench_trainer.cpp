@@ -174,11 +174,14 @@ json loop(const Options& options) {
   return result;
 }
 
-/// Publishes once and then does nothing until its standard input ends: for memory and idle cost.
+/// Publishes a few versions and then does nothing until its standard input ends: for memory and idle cost.
 json idle(const Options& options) {
   auto model = std::make_shared<LmImpl>(scalar_type(options.dtype));
   auto publication = weightcast::attach(model, attach_options(options));
-  check(publication.flush(std::chrono::seconds(60)));
+  for (int i = 0; i < 4; ++i) {  // each worker has used all that it will use
+    publication.publish();
+    check(publication.flush(std::chrono::seconds(60)));
+  }
   std::puts("ready");
   std::fflush(stdout);
   while (std::getchar() != EOF) {

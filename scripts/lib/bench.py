@@ -184,7 +184,7 @@ def private_dirty(pid):
     total, inside = 0, False
     for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-            inside = "weightcast." in line
+            inside = "/dev/shm/weightcast." in line
         elif inside and line.startswith("Private_Dirty:"):
             total += int(line.split()[1])
     return total

@@ -218,6 +218,7 @@ class Follower {
       modules_.push_back(detail::to_shared<Module>(std::move(replica)));
       pool_->add(make_lister(modules_.back()));
     }
+    pool_->ready();
     return Subscriber::open(std::move(base), pool_).value_or_throw();
   }
 

@@ -1,6 +1,10 @@
 // Which replica serves, which one takes the next version in.
 #pragma once
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -45,6 +49,15 @@ class ReplicaPool final : public Applier {
         }
       }
     }
+  }
+
+  /// Once all replicas are added: gives back the memory that they were built with, which would stay
+  /// taken until each has had its first version.
+  void ready() noexcept {
+    for (Slot& slot : slots_) slot.replica.clear();
+#if defined(__GLIBC__)
+    malloc_trim(0);  // once: what was freed lies scattered over the heap
+#endif
   }
 
   bool can_begin() noexcept override {
