@@ -379,11 +379,11 @@ bool CapturePool::wait(Deadline deadline) noexcept {
                                 [this] { return impl_->state == Impl::State::kIdle; });
 }
 
-void CapturePool::cancel() noexcept {
+bool CapturePool::cancel() noexcept {
   const std::lock_guard lock(impl_->mutex);
-  if (impl_->state == Impl::State::kRunning) {
-    impl_->cancelled.store(true, std::memory_order_relaxed);
-  }
+  if (impl_->state != Impl::State::kRunning) return false;
+  impl_->cancelled.store(true, std::memory_order_relaxed);
+  return true;
 }
 
 }  // namespace weightcast::publisher

@@ -60,7 +60,8 @@ class CapturePool {
   bool wait(Deadline deadline) noexcept;
 
   /// The chunks that have not begun are dropped; done() will say kCancelled. Does not wait.
-  void cancel() noexcept;
+  /// @return false where there is nothing to cancel: every copy has ended, and done() says how
+  bool cancel() noexcept;
 
  private:
   struct Impl;

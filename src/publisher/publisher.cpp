@@ -288,8 +288,9 @@ Status Publisher::Impl::fence(Deadline deadline) {
       [](protocol::Source& source, Clock::time_point) { return source.wants_cancel(); });
   if (!useless && pool_->wait(deadline)) return Status::ok();
   stalled_ = !useless;
-  pool_->cancel();
-  if (useless) return Status::ok();
+  // The copies may have ended just now: then the point stands, and the tensors are free.
+  const bool given_up = pool_->cancel();
+  if (useless || !given_up) return Status::ok();
   const auto stall_ms = std::chrono::duration_cast<std::chrono::milliseconds>(options_.stall);
   const std::string what =
       "the copies of the last publish point outlasted stall = " + std::to_string(stall_ms.count()) +
