@@ -63,6 +63,7 @@ class Source {
   void tick(Clock::time_point now);
   Clock::time_point next_wakeup() const noexcept;
   std::vector<Message> take_outbox();
+  bool has_outbox() const noexcept { return !outbox_.empty(); }
   void leave(Clock::time_point now);
 
   /// True once after contact was lost: the connection should be made anew.

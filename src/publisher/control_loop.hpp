@@ -42,11 +42,13 @@ class ControlLoop {
   ControlLoop(const ControlLoop&) = delete;
   ControlLoop& operator=(const ControlLoop&) = delete;
 
-  /// Calls `use(source, now)` under the lock, then lets what it wants to say go out.
+  /// Calls `use(source, now)` under the lock, then lets what it wants to say go out. Where it says
+  /// nothing the I/O thread is left asleep: woken, it would take the trainer's core.
   template <class Use>
   auto with_source(Use&& use) {
-    const WakeAfter after{*this};
+    WakeAfter after{*this};
     const std::lock_guard lock(mutex_);
+    const OutboxCheck check{*this, after};
     return use(source_, Clock::now());
   }
 
@@ -57,9 +59,17 @@ class ControlLoop {
   std::uint64_t refused_messages() const noexcept { return refused_; }
 
  private:
-  struct WakeAfter {
+  struct WakeAfter {  // without the lock
     ControlLoop& loop;
-    ~WakeAfter() { loop.waker_.wake(); }
+    bool wanted = false;
+    ~WakeAfter() {
+      if (wanted) loop.waker_.wake();
+    }
+  };
+  struct OutboxCheck {  // under the lock, after the use
+    ControlLoop& loop;
+    WakeAfter& wake;
+    ~OutboxCheck() { wake.wanted = loop.source_.has_outbox(); }
   };
 
   ControlLoop(const PublisherOptions& options, std::string place, std::uint64_t incarnation,
