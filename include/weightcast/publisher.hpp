@@ -15,7 +15,10 @@
 namespace weightcast {
 
 /// How a version goes to the receivers.
-enum class Mode { kBroadcast };
+enum class Mode {
+  kBroadcast,  ///< every version to all receivers together; the next one waits for them
+  kP2p         ///< each receiver joins, takes versions in and catches up at a pace of its own
+};
 
 /// Every default works for one job on one host.
 struct PublisherOptions {
@@ -29,6 +32,14 @@ struct PublisherOptions {
   bool takeover = false;           ///< replace a living trainer of the same job and policy
 
   Mode mode = Mode::kBroadcast;
+  TransportChoice transport = TransportChoice::kAuto;  ///< kAuto: shm, and tcp where hosts other
+                                                       ///< than this one take part
+  std::string listen;       ///< rank 0: "address:port" at which members of other hosts reach the
+                            ///< coordinator, e.g. "0.0.0.0:29577"; empty: members of this host only
+  std::string coordinator;  ///< ranks on other hosts than rank 0's: its "host:port"; empty: this host
+  std::string advertise;    ///< address by which other hosts reach this one; empty: found out
+  std::string keys;         ///< folder of keys (`weightcast keygen`), needed where other hosts take
+                            ///< part; empty: on one host they make themselves
   std::uint32_t slots = 4;         ///< versions that this rank's shared memory has room for, 2 to 16
   std::uint64_t slot_bytes = 0;    ///< room in each; 0: this rank's share at open, an eighth and 1 MiB
   std::optional<DType> dtype;      ///< floating tensors are cast to it when they are captured
@@ -40,6 +51,8 @@ struct PublisherOptions {
                                                     ///< publish() waits (up to `stall`) for a grant
   std::uint32_t compare_every = 64;  ///< versions between comparisons of the ranks; 0: never
   std::uint32_t min_receivers = 0;   ///< flush() fails below it
+  std::uint32_t max_dirty = 0;       ///< receivers of activation `serial` that may be without a
+                                     ///< policy at once; 0: half of them, at least one
 
   Duration heartbeat = std::chrono::milliseconds(100);
   Duration member_timeout = std::chrono::seconds(2);    ///< silence after which a member is evicted
@@ -85,6 +98,7 @@ struct PublisherStatus {
   std::string blocked;               ///< why there is no grant just now; empty if there is one
   bool connected = false;            ///< this rank is in touch with the coordinator
   std::uint64_t drifted = 0;         ///< comparisons in which the ranks' policies differed
+  std::uint64_t sent_bytes = 0;      ///< over tcp by this rank
   std::chrono::nanoseconds last_capture{0};  ///< from the point to the end of its copies
   std::chrono::nanoseconds last_apply{0};    ///< rank 0: from the point to the last APPLIED
   struct Receiver {

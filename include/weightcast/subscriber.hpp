@@ -19,9 +19,13 @@ namespace weightcast {
 
 /// How an engine takes a version in, from the freest to the tightest.
 enum class Activation {
-  kAuto,  ///< view
-  kView,  ///< tensors are private mappings of the sealed, locked slots: nothing is copied
-  kFlip   ///< a second copy in this process, then a switch
+  kAuto,    ///< the first of the others that the transport and memory_budget allow
+  kView,    ///< tensors are private mappings of the sealed, locked slots: nothing is copied; whole
+            ///< tensors, on the trainer's host
+  kFlip,    ///< a second copy in this process, then a switch: leases on both go on
+  kStaged,  ///< a second copy, then a copy in place with leases drained: tensors never move
+  kSerial   ///< no second copy: bytes come in place after the commit, with leases drained; until
+            ///< they are whole there is nothing to serve
 };
 
 struct SubscriberOptions {
@@ -30,7 +34,16 @@ struct SubscriberOptions {
   std::string directory;          ///< as the trainer's
   std::string name;               ///< unique among the job's receivers; empty: "worker-<pid>-<n>"
   Activation activation = Activation::kAuto;
-  std::uint32_t copy_threads = 2;  ///< for flip
+  std::uint64_t memory_budget = 0;  ///< bytes of this process's memory that versions may take; 0:
+                                    ///< what is available when the first one comes
+  Layout layout;                    ///< what this engine wants of the policy; empty: all of it
+  TransportChoice transport = TransportChoice::kAuto;
+  std::uint64_t bucket_bytes = 0;   ///< bytes that move as one unit; 0: by the plan, which says why
+  std::string coordinator;          ///< the trainer's "host:port", where it is on another host
+  std::string advertise;            ///< address by which other hosts reach this one; empty: found out
+  std::string keys;                 ///< as the trainer's
+  bool relay = true;                ///< mode p2p over tcp: serve what is served here to those who join
+  std::uint32_t copy_threads = 2;   ///< for all activations but view
   bool verify_view = false;        ///< view: also read and check every byte before STAGED
 
   std::uint64_t max_staleness = 0;  ///< acquire() refuses where the trainer has published a point
@@ -128,6 +141,11 @@ struct SubscriberStatus {
   std::uint64_t dropped_messages = 0;
   std::uint32_t leases = 0;      ///< held now
   bool lagging = false;
+  bool dirty = false;            ///< serial: a version is coming in place, there is none to serve
+  std::string transport;         ///< of the last version: "shm", "tcp", "tcp from <engine>"
+  std::uint64_t resent_buckets = 0;    ///< asked for again after a lost connection
+  std::uint64_t corrupt_buckets = 0;   ///< refused for their digest, and asked for again
+  std::uint64_t relayed_bytes = 0;     ///< served from here to those who joined
   std::chrono::nanoseconds last_stage{0};  ///< from PREPARE to STAGED
 };
 

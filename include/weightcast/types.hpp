@@ -54,13 +54,23 @@ struct Version {
 WEIGHTCAST_API std::string to_string(const Version& version);
 WEIGHTCAST_API std::string to_string(const Run& run);
 
-/// What a tensor is, without its bytes.
+/// What a tensor is, without its bytes. Where a tensor is sharded over the trainer's ranks, it is what
+/// one rank holds of it: a box, of its own shape, at `origin` within `global_shape`.
 struct TensorInfo {
   std::string name;
   std::vector<std::string> aliases;  ///< further names of the same storage (tied weights)
   DType dtype = DType::kF32;
   std::vector<std::int64_t> shape;   ///< empty for a scalar; a dimension may be 0
   bool buffer = false;               ///< not trained by gradient: BatchNorm statistics, normalizers
+  std::vector<std::int64_t> global_shape{};  ///< of the whole tensor; empty: this is the whole
+  std::vector<std::int64_t> origin{};  ///< index of the box's first element in the whole; as many
+                                       ///< numbers as global_shape has, empty where that is empty
+
+  /// Whether this is one rank's box of a tensor that is sharded.
+  bool is_box() const noexcept { return !global_shape.empty(); }
+  const std::vector<std::int64_t>& whole_shape() const noexcept {
+    return is_box() ? global_shape : shape;
+  }
 
   std::int64_t elements() const noexcept {
     std::int64_t n = 1;
@@ -71,6 +81,32 @@ struct TensorInfo {
     return static_cast<std::size_t>(elements()) * dtype_size(dtype);
   }
   bool operator==(const TensorInfo&) const = default;
+};
+
+/// A box of a published tensor, and where it goes in a tensor of the engine. Both are of the same
+/// element type and number of dimensions.
+struct LayoutPiece {
+  std::string source;                       ///< name or alias of a published tensor
+  std::vector<std::int64_t> source_origin{};  ///< the box's first element in it; empty: zeros
+  std::vector<std::int64_t> shape{};        ///< of the box; empty: from source_origin to the end
+  std::vector<std::int64_t> origin{};       ///< where it goes in the engine's tensor; empty: zeros
+};
+
+/// A tensor as an engine wants it: fused of several published ones, a slice of one, or as it is.
+struct LayoutTensor {
+  std::string name;
+  std::vector<std::int64_t> shape;
+  std::vector<LayoutPiece> pieces;  ///< disjoint; together they fill the shape
+};
+
+/// What an engine wants of a policy and how it lies there. Empty: every tensor, whole, as published.
+using Layout = std::vector<LayoutTensor>;
+
+/// How bytes travel.
+enum class TransportChoice {
+  kAuto,  ///< the best that both ends share: shm on one host, else tcp
+  kShm,   ///< shared memory of one host
+  kTcp    ///< ZeroMQ over TCP, always encrypted, between hosts or over loopback
 };
 
 /// A tensor of the trainer at a publish point.

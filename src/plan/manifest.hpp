@@ -26,6 +26,8 @@ struct Share {
   std::uint64_t generation = 0;     ///< how often that slot had been written when it was sealed
   std::uint64_t payload_bytes = 0;  ///< up to the end of the last entry
   std::vector<ShareEntry> entries;
+  std::string host{};      ///< identity of the host whose shared memory `object` lies in
+  std::string endpoint{};  ///< "tcp://host:port" at which the source serves it; empty: not at all
   bool operator==(const Share&) const = default;
 };
 

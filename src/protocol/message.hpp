@@ -20,7 +20,7 @@
 namespace weightcast::protocol {
 
 /// Counted up by every change of a message's meaning; peers of another number are refused.
-inline constexpr std::uint32_t kProtocolVersion = 1;
+inline constexpr std::uint32_t kProtocolVersion = 2;
 
 enum class Role : std::uint8_t { kSource = 1, kReceiver = 2 };
 
@@ -44,6 +44,9 @@ struct Hello {
   Run highest_run;               ///< the newest run that this member has obeyed
   Version serving;               ///< receivers: what leases get now
   std::uint64_t next_point = 0;  ///< sources: as in SourceState; 0 for a process that just started
+  bool in_place = false;         ///< receivers: bytes come after the commit (activation serial)
+  std::string clock{};           ///< identity of the host whose monotonic clock its times are of
+  std::string relay_endpoint{};  ///< receivers: where others may read what it serves; empty: nowhere
   bool operator==(const Hello&) const = default;
 };
 
@@ -82,6 +85,7 @@ struct ReceiverState {
   Version serving;            ///< what leases get now
   bool lagging = false;       ///< a lease is past its deadline
   std::int64_t applied_at_ns = 0;  ///< monotonic time when `serving` became it
+  bool dirty = false;         ///< a version is coming in place: leases are refused
   bool operator==(const ReceiverState&) const = default;
 };
 
@@ -142,6 +146,8 @@ struct Prepare {
   std::uint64_t attempt = 0;
   std::uint64_t number = 0;
   plan::Manifest manifest;
+  std::string relay_name{};      ///< p2p: the engine to read it from; empty: the sources
+  std::string relay{};           ///< that engine's endpoint
   bool operator==(const Prepare&) const = default;
 };
 

@@ -76,7 +76,7 @@ void Receiver::on_prepare(Clock::time_point now, const Message& message, const P
   }
   phase_ = seeded(Bug::kAckBeforePlacing) ? Phase::kStaged : Phase::kStaging;
   stop_op();
-  wanted_ = Wanted{prepare.attempt, version, prepare.manifest};
+  wanted_ = Wanted{prepare.attempt, version, prepare.manifest, prepare.relay};
   start_wanted();
   send_state(now);
 }
@@ -138,7 +138,8 @@ void Receiver::start_wanted() {
     return;
   }
   op_ = Op{next_op_++, wanted_->attempt, wanted_->version, OpState::kStaging};
-  actions_.emplace_back(StartStage{op_->id, wanted_->version, std::move(wanted_->manifest)});
+  actions_.emplace_back(StartStage{op_->id, wanted_->version, std::move(wanted_->manifest),
+                                   std::move(wanted_->relay)});
   wanted_.reset();
 }
 
@@ -178,6 +179,23 @@ void Receiver::switched(Clock::time_point now, std::uint64_t op) {
   send_state(now);
 }
 
+void Receiver::switch_failed(Clock::time_point now, std::uint64_t op, const Status& status) {
+  if (!op_ || op_->id != op || op_->state != OpState::kSwitching) return;
+  if (op_->attempt == attempt_) {
+    phase_ = Phase::kFailed;
+    failure_ = status.to_string();
+  }
+  op_.reset();
+  start_wanted();
+  send_state(now);
+}
+
+void Receiver::set_dirty(Clock::time_point now, bool dirty) {
+  if (dirty_ == dirty) return;
+  dirty_ = dirty;
+  send_state(now);
+}
+
 void Receiver::set_lagging(Clock::time_point now, bool lagging) {
   if (lagging_ == lagging) return;
   lagging_ = lagging;
@@ -202,6 +220,9 @@ void Receiver::say_hello(Clock::time_point now) {
   hello.policy = config_.policy;
   hello.highest_run = run_;
   hello.serving = serving_;
+  hello.in_place = config_.in_place;
+  hello.clock = config_.clock;
+  hello.relay_endpoint = config_.relay_endpoint;
   send(std::move(hello));
   next_send_ = now + config_.heartbeat;
 }
@@ -216,6 +237,7 @@ void Receiver::send_state(Clock::time_point now) {
   state.serving = serving_;
   state.lagging = lagging_;
   state.applied_at_ns = applied_at_ns_;
+  state.dirty = dirty_;
   send(std::move(state));
   next_send_ = now + config_.heartbeat;
 }

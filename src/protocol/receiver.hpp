@@ -16,15 +16,20 @@ struct ReceiverConfig {
   std::string name;
   std::string policy;
   std::uint64_t incarnation = 1;  ///< the first one; rises at every rejoin
+  bool in_place = false;          ///< bytes come after the commit (activation serial)
+  std::string clock;              ///< identity of the host's monotonic clock
+  std::string relay_endpoint;     ///< where joiners may read what is served here; empty: nowhere
   Duration heartbeat = std::chrono::milliseconds(100);
   Duration member_timeout = std::chrono::seconds(2);
 };
 
-/// Fetch, place and verify; ends with one stage_done(op).
+/// Fetch, place and verify; ends with one stage_done(op). An engine of activation serial only makes
+/// sure here that it could: its bytes come with Switch.
 struct StartStage {
   std::uint64_t op = 0;
   Version version;
   plan::Manifest manifest;
+  std::string relay{};  ///< endpoint of an engine that serves this version; empty: from the sources
 };
 /// stage_done(op) should come soon, whatever its status; what was staged is then dropped.
 struct CancelStage {
@@ -34,7 +39,8 @@ struct CancelStage {
 struct DropStaged {
   std::uint64_t op = 0;
 };
-/// Serve what op has staged; ends with one switched(op).
+/// Serve what op has staged; ends with one switched(op), or, where the bytes only come now and did
+/// not come whole, with one switch_failed(op).
 struct Switch {
   std::uint64_t op = 0;
 };
@@ -51,6 +57,10 @@ class Receiver {
   void receive(Clock::time_point now, const Message& message);
   void stage_done(Clock::time_point now, std::uint64_t op, const Status& status);
   void switched(Clock::time_point now, std::uint64_t op);
+  /// There is nothing to serve until a version at least as new has come.
+  void switch_failed(Clock::time_point now, std::uint64_t op, const Status& status);
+  /// Whether the bytes of a version are coming in place, so that none is served.
+  void set_dirty(Clock::time_point now, bool dirty);
   void set_lagging(Clock::time_point now, bool lagging);
   void tick(Clock::time_point now);
   void leave(Clock::time_point now);
@@ -86,6 +96,7 @@ class Receiver {
     std::uint64_t attempt = 0;
     Version version;
     plan::Manifest manifest;
+    std::string relay;
   };
 
   void on_prepare(Clock::time_point now, const Message& message, const Prepare& prepare);
@@ -104,6 +115,7 @@ class Receiver {
   bool left_ = false;
   bool reconnect_ = false;
   bool lagging_ = false;
+  bool dirty_ = false;
   Version serving_;
   Version published_;
   std::int64_t applied_at_ns_ = 0;

@@ -19,6 +19,7 @@ inline constexpr std::size_t kMaxMemberNameBytes = 128;  ///< [A-Za-z0-9._:@-]; 
 inline constexpr std::size_t kMaxLaunchBytes = 1024;
 inline constexpr std::size_t kMaxTextBytes = 4096;    ///< reasons, failures, messages
 inline constexpr std::size_t kMaxRanks = 65536;       ///< world size, shares of a manifest
+inline constexpr std::size_t kMaxAddressBytes = 300;  ///< endpoints, identities of hosts
 inline constexpr std::size_t kMaxKeep = 64;           ///< SourceOrders.keep
 inline constexpr std::size_t kMaxListed = 100'000;    ///< Verdict.applied, Verdict.lost
 

@@ -55,6 +55,16 @@ Status check_text(const char* what, std::string& text) {
   return Status::ok();
 }
 
+/// An endpoint or the identity of a host: printable and short; may be empty.
+Status check_address(const char* what, std::string_view address) {
+  const bool printable = std::all_of(address.begin(), address.end(),
+                                     [](char c) { return c > ' ' && c <= '~'; });
+  if (printable && address.size() <= kMaxAddressBytes) return Status::ok();
+  return invalid(std::string("expected ") + what + " of at most " +
+                 std::to_string(kMaxAddressBytes) + " printable characters, got " +
+                 std::to_string(address.size()) + " bytes that are none");
+}
+
 /// The enum of ours that a number of the wire stands for; both count the same.
 template <class E>
 Status take_enum(const char* what, int value, E first, E last, E& out) {
@@ -92,9 +102,13 @@ Status read(const wire::Share& in, plan::Share& out) {
   out.object = in.object();
   out.generation = in.generation();
   out.payload_bytes = in.payload_bytes();
+  out.host = in.host();
+  out.endpoint = in.endpoint();
   if (std::any_of(out.object.begin(), out.object.end(), is_control)) {
     return invalid("expected a shared-memory object's name, got control characters");
   }
+  if (Status s = check_address("host", out.host); !s) return s;
+  if (Status s = check_address("endpoint", out.endpoint); !s) return s;
   out.entries.resize(static_cast<std::size_t>(in.entries_size()));
   for (int i = 0; i < in.entries_size(); ++i) {
     const wire::ShareEntry& from = in.entries(i);
@@ -106,6 +120,8 @@ Status read(const wire::Share& in, plan::Share& out) {
     }
     to.info.shape.assign(from.shape().begin(), from.shape().end());
     to.info.buffer = from.buffer();
+    to.info.global_shape.assign(from.global_shape().begin(), from.global_shape().end());
+    to.info.origin.assign(from.origin().begin(), from.origin().end());
     to.offset = from.offset();
     to.digest = {.a = from.digest_a(), .b = from.digest_b()};
   }
@@ -121,7 +137,12 @@ Status read_body(const wire::Hello& in, Role role, Hello& out) {
          .policy = in.policy(),
          .highest_run = read(in.highest_run()),
          .serving = read(in.serving()),
-         .next_point = in.next_point()};
+         .next_point = in.next_point(),
+         .in_place = in.in_place(),
+         .clock = in.clock(),
+         .relay_endpoint = in.relay_endpoint()};
+  if (Status s = check_address("clock", out.clock); !s) return s;
+  if (Status s = check_address("relay endpoint", out.relay_endpoint); !s) return s;
   if (role == Role::kSource && (out.world_size > kMaxRanks || out.rank >= out.world_size)) {
     return invalid("expected a rank below a world size of at most " + std::to_string(kMaxRanks) +
                    ", got rank " + std::to_string(out.rank) + " of " +
@@ -166,7 +187,8 @@ Status read_body(const wire::ReceiverState& in, Role, ReceiverState& out) {
          .failure = in.failure(),
          .serving = read(in.serving()),
          .lagging = in.lagging(),
-         .applied_at_ns = in.applied_at_ns()};
+         .applied_at_ns = in.applied_at_ns(),
+         .dirty = in.dirty()};
   if (Status s = take_enum("phase", in.phase(), Phase::kIdle, Phase::kApplied, out.phase); !s) {
     return s;
   }
@@ -210,6 +232,12 @@ Status read_body(const wire::SourceOrders& in, Role, SourceOrders& out) {
 Status read_body(const wire::Prepare& in, Role, Prepare& out) {
   out.attempt = in.attempt();
   out.number = in.number();
+  out.relay_name = in.relay_name();
+  out.relay = in.relay();
+  if (Status s = check_address("relay", out.relay); !s) return s;
+  if (!out.relay_name.empty()) {
+    if (Status s = check_name("relay's name", out.relay_name); !s) return s;
+  }
   out.manifest.shares.resize(static_cast<std::size_t>(in.manifest().shares_size()));
   for (int i = 0; i < in.manifest().shares_size(); ++i) {
     plan::Share& share = out.manifest.shares[static_cast<std::size_t>(i)];

@@ -25,12 +25,12 @@ template <class T, std::size_t N>
 constexpr bool has_fields =
     takes<T>(std::make_index_sequence<N>{}) && !takes<T>(std::make_index_sequence<N + 1>{});
 
-static_assert(has_fields<Hello, 7> && has_fields<SourceState, 7> && has_fields<Sealed, 7> &&
-              has_fields<ReceiverState, 7> && has_fields<FlushRequest, 3> && has_fields<Bye, 0> &&
+static_assert(has_fields<Hello, 10> && has_fields<SourceState, 7> && has_fields<Sealed, 7> &&
+              has_fields<ReceiverState, 8> && has_fields<FlushRequest, 3> && has_fields<Bye, 0> &&
               has_fields<Welcome, 1> && has_fields<Refused, 2> && has_fields<SourceOrders, 9> &&
-              has_fields<Prepare, 3> && has_fields<ReceiverOrders, 5> && has_fields<Verdict, 5> &&
-              has_fields<plan::Share, 5> && has_fields<plan::ShareEntry, 3> &&
-              has_fields<TensorInfo, 5> && has_fields<Member, 3> && has_fields<Message, 3>);
+              has_fields<Prepare, 5> && has_fields<ReceiverOrders, 5> && has_fields<Verdict, 5> &&
+              has_fields<plan::Share, 7> && has_fields<plan::ShareEntry, 3> &&
+              has_fields<TensorInfo, 7> && has_fields<Member, 3> && has_fields<Message, 3>);
 static_assert(std::variant_size_v<Body> == 12);
 
 void write(const Run& run, wire::Run& out) {
@@ -48,6 +48,8 @@ void write(const plan::Share& share, wire::Share& out) {
   out.set_object(share.object);
   out.set_generation(share.generation);
   out.set_payload_bytes(share.payload_bytes);
+  out.set_host(share.host);
+  out.set_endpoint(share.endpoint);
   out.mutable_entries()->Reserve(static_cast<int>(share.entries.size()));
   for (const plan::ShareEntry& entry : share.entries) {
     wire::ShareEntry& to = *out.add_entries();
@@ -56,6 +58,8 @@ void write(const plan::Share& share, wire::Share& out) {
     to.set_dtype(static_cast<wire::DType>(entry.info.dtype));
     for (std::int64_t d : entry.info.shape) to.add_shape(d);
     to.set_buffer(entry.info.buffer);
+    for (std::int64_t d : entry.info.global_shape) to.add_global_shape(d);
+    for (std::int64_t d : entry.info.origin) to.add_origin(d);
     to.set_offset(entry.offset);
     to.set_digest_a(entry.digest.a);
     to.set_digest_b(entry.digest.b);
@@ -71,6 +75,9 @@ void write_body(const Hello& body, wire::Envelope& out) {
   write(body.highest_run, *to.mutable_highest_run());
   write(body.serving, *to.mutable_serving());
   to.set_next_point(body.next_point);
+  to.set_in_place(body.in_place);
+  to.set_clock(body.clock);
+  to.set_relay_endpoint(body.relay_endpoint);
 }
 
 void write_body(const SourceState& body, wire::Envelope& out) {
@@ -106,6 +113,7 @@ void write_body(const ReceiverState& body, wire::Envelope& out) {
   write(body.serving, *to.mutable_serving());
   to.set_lagging(body.lagging);
   to.set_applied_at_ns(body.applied_at_ns);
+  to.set_dirty(body.dirty);
 }
 
 void write_body(const FlushRequest& body, wire::Envelope& out) {
@@ -144,6 +152,8 @@ void write_body(const Prepare& body, wire::Envelope& out) {
   wire::Prepare& to = *out.mutable_prepare();
   to.set_attempt(body.attempt);
   to.set_number(body.number);
+  to.set_relay_name(body.relay_name);
+  to.set_relay(body.relay);
   wire::Manifest& manifest = *to.mutable_manifest();
   for (const plan::Share& share : body.manifest.shares) write(share, *manifest.add_shares());
 }

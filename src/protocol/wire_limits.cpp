@@ -44,6 +44,8 @@ constexpr std::array kRules{
     Rule{Kind::kShare, 5, Form::kMessage, Kind::kEntry, plan::kMaxTensors, "tensors"},
     Rule{Kind::kEntry, 2, Form::kString, Kind::kNone, plan::kMaxTensors, "aliases"},
     Rule{Kind::kEntry, 4, Form::kIntegers, Kind::kNone, plan::kMaxDims, "dimensions of a tensor"},
+    Rule{Kind::kEntry, 9, Form::kIntegers, Kind::kNone, plan::kMaxDims, "dimensions of a tensor"},
+    Rule{Kind::kEntry, 10, Form::kIntegers, Kind::kNone, plan::kMaxDims, "dimensions of a tensor"},
     Rule{Kind::kOrders, 7, Form::kIntegers, Kind::kNone, kMaxKeep, "points to keep"},
     Rule{Kind::kVerdict, 3, Form::kString, Kind::kNone, kMaxListed, "receivers that applied"},
     Rule{Kind::kVerdict, 4, Form::kString, Kind::kNone, kMaxListed, "lost receivers"},

@@ -34,15 +34,15 @@ class SlabLocks final : public protocol::SlotLocks {
 };
 
 /// What this rank captures, for as long as the tensors stay the same.
-struct Layout {
+struct CapturePlan {
   std::vector<TensorInfo> tensors;    ///< as the trainer holds them
   std::vector<TensorInfo> published;  ///< as they are published
   plan::ShareLayout share;
   std::uint64_t fingerprint = 0;
 };
 
-Layout make_layout(const TensorList& list, const PublisherOptions& options) {
-  Layout layout;
+CapturePlan make_layout(const TensorList& list, const PublisherOptions& options) {
+  CapturePlan layout;
   layout.tensors.reserve(list.tensors.size());
   for (const TensorView& tensor : list.tensors) {
     layout.tensors.push_back(tensor.info);
@@ -56,7 +56,7 @@ Layout make_layout(const TensorList& list, const PublisherOptions& options) {
   return layout;
 }
 
-bool same_tensors(const Layout& layout, const TensorList& list) {
+bool same_tensors(const CapturePlan& layout, const TensorList& list) {
   if (layout.tensors.size() != list.tensors.size()) return false;
   for (std::size_t i = 0; i < list.tensors.size(); ++i) {
     if (layout.tensors[i] != list.tensors[i].info) return false;
@@ -79,11 +79,11 @@ Status call_lister(const Publisher::Lister& lister, TensorList& list) noexcept {
 
 class Publisher::Impl {
  public:
-  Impl(PublisherOptions options, std::unique_ptr<staging::Slab> slab, Layout layout)
+  Impl(PublisherOptions options, std::unique_ptr<staging::Slab> slab, CapturePlan layout)
       : options_(std::move(options)),
         slab_(std::move(slab)),
         locks_(*slab_),
-        layout_(std::make_shared<const Layout>(std::move(layout))) {}
+        layout_(std::make_shared<const CapturePlan>(std::move(layout))) {}
 
   ~Impl() {
     pool_.reset();  // no capture ends after this
@@ -103,7 +103,7 @@ class Publisher::Impl {
   PointResult capture(const PointDecision& decision, const Lister& lister);
   PointResult give_up(const PointDecision& decision, const std::string& why);
   void captured(const PointDecision& decision, std::uint64_t generation,
-                const std::shared_ptr<const Layout>& layout, Clock::time_point at,
+                const std::shared_ptr<const CapturePlan>& layout, Clock::time_point at,
                 publisher::CaptureResult result);
   Status use_layout_of(const TensorList& list);
   Result<Verdict> judge(const protocol::Verdict& verdict, const Run& run) const;
@@ -113,7 +113,7 @@ class Publisher::Impl {
   SlabLocks locks_;
   std::unique_ptr<publisher::ControlLoop> loop_;
   std::unique_ptr<publisher::CapturePool> pool_;
-  std::shared_ptr<const Layout> layout_;  ///< the trainer's thread alone
+  std::shared_ptr<const CapturePlan> layout_;  ///< the trainer's thread alone
   base::RateLimit stall_warning_{std::chrono::seconds(10)};
   base::RateLimit void_warning_{std::chrono::seconds(10)};
 
@@ -129,7 +129,7 @@ Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions 
   if (Status status = publisher::check_options(options); !status) return status;
   TensorList list;
   if (Status status = call_lister(lister, list); !status) return status;
-  Layout layout = make_layout(list, options);
+  CapturePlan layout = make_layout(list, options);
   if (options.slot_bytes == 0) {
     // Room for small changes of the model: all memory is taken now, none later.
     options.slot_bytes = layout.share.payload_bytes + layout.share.payload_bytes / 8 + (1u << 20);
@@ -230,7 +230,7 @@ PointResult Publisher::Impl::give_up(const PointDecision& decision, const std::s
 
 Status Publisher::Impl::use_layout_of(const TensorList& list) {
   if (same_tensors(*layout_, list)) return Status::ok();
-  Layout layout = make_layout(list, options_);
+  CapturePlan layout = make_layout(list, options_);
   if (layout.share.payload_bytes > options_.slot_bytes) {
     return Status(Code::kExhausted,
                   "the policy has grown: this rank's share takes " +
@@ -238,12 +238,12 @@ Status Publisher::Impl::use_layout_of(const TensorList& list) {
                       std::to_string(options_.slot_bytes) +
                       "; memory is taken at start-up only: set slot_bytes to what it will need");
   }
-  layout_ = std::make_shared<const Layout>(std::move(layout));
+  layout_ = std::make_shared<const CapturePlan>(std::move(layout));
   return Status::ok();
 }
 
 void Publisher::Impl::captured(const PointDecision& decision, std::uint64_t generation,
-                               const std::shared_ptr<const Layout>& layout, Clock::time_point at,
+                               const std::shared_ptr<const CapturePlan>& layout, Clock::time_point at,
                                publisher::CaptureResult result) {
   if (!result.status) {
     ++voided_;

@@ -13,28 +13,51 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <weightcast/types.hpp>
 
 namespace weightcast::transport {
 
-/// Where a source says that its share of a version lies.
+/// Where a share of a version lies, and who can be asked for it.
 struct SegmentAddress {
-  std::string object;  ///< in the transport's own words; for shm the object's name
+  std::string object;  ///< name of the source's shared-memory object
   Version version;
   std::uint64_t generation = 0;
   std::uint64_t payload_bytes = 0;
+  std::string endpoint{};     ///< "tcp://host:port" of who serves it to other hosts; may be empty
+  bool from_engine = false;   ///< that is an engine which serves this version, not its source
 };
 
-/// Bytes that move as one unit.
+/// `count` runs of `bytes` bytes each, the next one `stride` bytes after the former's beginning.
+struct Strip {
+  std::uint64_t offset = 0;  ///< of the first run, from the start of the segment's payload
+  std::uint64_t bytes = 0;
+  std::uint64_t count = 1;
+  std::uint64_t stride = 0;
+  bool operator==(const Strip&) const = default;
+};
+
+/// Bytes that move as one unit: either destination.size() bytes at `offset`, or, where `strips` is
+/// not empty, those runs one after the other.
 struct Bucket {
   std::uint64_t id = 0;
   std::uint64_t offset = 0;  ///< from the start of the segment's payload
   std::span<std::byte> destination;
-  /// Copies `source` to destination.subspan(at, source.size()), and may verify what it placed while
-  /// that is still in cache. Called on the lane's thread for consecutive pieces of the bucket, each
-  /// but the last a multiple of 4096 bytes. Empty: a plain copy. Must not throw.
+  /// Copies `source` to where the bucket's bytes [at, at + source.size()) belong, and may verify what
+  /// it placed while that is still in cache. Called from one thread at a time for consecutive pieces
+  /// of the bucket; without strips each but the last is a multiple of 4096 bytes. Empty: a plain
+  /// copy to destination.subspan(at, source.size()). Must not throw. A bucket that came spoiled is
+  /// asked for again before any of it is placed, so each byte is placed once.
   std::function<void(std::size_t at, std::span<const std::byte> source)> place;
+  std::vector<Strip> strips{};
+
+  std::uint64_t bytes() const noexcept {
+    if (strips.empty()) return destination.size();
+    std::uint64_t sum = 0;
+    for (const Strip& strip : strips) sum += strip.bytes * strip.count;
+    return sum;
+  }
 };
 
 /// The one terminal report of a submitted bucket. Until it comes the destination is in use.
@@ -53,12 +76,22 @@ class Segment {
   virtual std::span<std::byte> view() noexcept = 0;
 };
 
+/// What a process lets others read: a trainer's sealed slots, an engine's image.
+class SegmentStore {
+ public:
+  virtual ~SegmentStore() = default;
+  /// Takes hold of a version's share, whose bytes Segment::view() then shows. Does not wait.
+  /// @return kStale, kNotFound as Lane::acquire. Thread safety: any thread
+  virtual Result<std::shared_ptr<Segment>> hold(const SegmentAddress& address) = 0;
+};
+
 /// Thread safety: one thread calls submit, poll, acquire, close and abort.
 class Lane {
  public:
   virtual ~Lane() = default;
 
-  /// Takes hold of a version. Does not wait.
+  /// Takes hold of a version. Does not wait: a transport that has to ask a peer says by the first
+  /// completion what the peer said.
   /// @return kStale where the source has moved on, kNotFound where it is gone
   virtual Result<std::shared_ptr<Segment>> acquire(const SegmentAddress& address) = 0;
 

@@ -58,6 +58,8 @@ class RandomMessage {
     out.rank = rank;
     out.object = name();
     out.generation = u64();
+    out.host = from("abc-0", 0, 300);
+    out.endpoint = from("tcp:/.0", 0, 300);
     const std::uint64_t count = below(6);
     for (std::uint64_t i = 0; i < count; ++i) {
       plan::ShareEntry entry;
@@ -87,7 +89,8 @@ class RandomMessage {
         const std::uint32_t world = 1 + static_cast<std::uint32_t>(below(65536));
         return Hello{.rank = static_cast<std::uint32_t>(below(world)), .world_size = world,
                      .launch = from("abc /0", 0, 1024), .policy = name(), .highest_run = run(),
-                     .serving = version(), .next_point = u64()};
+                     .serving = version(), .next_point = u64(), .in_place = flip(),
+                     .clock = from("abc-0", 0, 300), .relay_endpoint = from("tcp:/.0", 0, 300)};
       }
       case 1:
         role = kSource;
@@ -105,7 +108,8 @@ class RandomMessage {
         role = kReceiver;
         return ReceiverState{.sequence = u64(), .attempt = u64(),
                              .phase = static_cast<Phase>(below(5)), .failure = text(),
-                             .serving = version(), .lagging = flip(), .applied_at_ns = i64()};
+                             .serving = version(), .lagging = flip(), .applied_at_ns = i64(),
+                             .dirty = flip()};
       case 4:
         role = kSource;
         return FlushRequest{.ordinal = u64(), .point = u64(), .grant_ordinal = u64()};
@@ -123,7 +127,8 @@ class RandomMessage {
       }
       case 9: {
         role = kReceiver;
-        Prepare out{.attempt = u64(), .number = u64(), .manifest = {}};
+        Prepare out{.attempt = u64(), .number = u64(), .manifest = {},
+                    .relay_name = flip() ? name() : "", .relay = from("tcp:/.0", 0, 300)};
         const auto ranks = static_cast<std::uint32_t>(1 + below(4));
         for (std::uint32_t r = 0; r < ranks; ++r) out.manifest.shares.push_back(share(r));
         return out;

@@ -27,12 +27,16 @@ const std::map<std::string, Names> kRooms = {
     {"codec", {"base", "driver"}},
     {"staging", {"base", "driver"}},
     {"protocol", {"base", "plan", "proto"}},
-    {"transport", {"base", "driver", "staging"}},
-    {"stream", {"base", "driver", "plan", "codec", "staging", "proto", "protocol", "transport"}},
+    {"keys", {"base"}},
+    {"transport", {"base", "driver", "codec", "staging", "keys", "proto"}},
+    {"stream",
+     {"base", "driver", "plan", "codec", "staging", "keys", "proto", "protocol", "transport"}},
     {"publisher",
-     {"base", "driver", "plan", "codec", "staging", "proto", "protocol", "transport", "stream"}},
+     {"base", "driver", "plan", "codec", "staging", "keys", "proto", "protocol", "transport",
+      "stream"}},
     {"subscriber",
-     {"base", "driver", "plan", "codec", "staging", "proto", "protocol", "transport", "stream"}},
+     {"base", "driver", "plan", "codec", "staging", "keys", "proto", "protocol", "transport",
+      "stream"}},
     {"cli", {}},
 };
 
@@ -40,8 +44,8 @@ const std::map<std::string, Names> kRooms = {
 const std::map<std::string, Names> kLibraries = {
     {"boost/", {"staging"}},
     {"spdlog/", {"base"}},
-    {"zmq", {"stream", "transport"}},
-    {"google/protobuf/", {"protocol"}},
+    {"zmq", {"keys", "stream", "transport"}},
+    {"google/protobuf/", {"protocol", "transport"}},
 };
 
 const std::array kTorchPrefixes = {"torch/", "ATen/", "c10/", "caffe2/"};
