@@ -63,6 +63,7 @@ struct Options {
   int rounds = 20;
   std::int64_t tokens = 32;
   bool without = false;
+  bool tiny = false;
 };
 
 torch::ScalarType scalar_type(const std::string& name) {
@@ -144,7 +145,7 @@ json loop(const Options& options) {
   json steps = json::array();
   for (int i = 0; i < options.rounds; ++i) {
     const auto start = Clock::now();
-    const torch::Tensor tokens = torch::randint(LmImpl::kVocabulary, {options.tokens});
+    const torch::Tensor tokens = torch::randint(model->shape.vocabulary, {options.tokens});
     optimizer.zero_grad();
     model->forward(tokens).logsumexp(1).mean().backward();
     double fence_s = 0;
@@ -176,7 +177,7 @@ json loop(const Options& options) {
 
 /// Publishes a few versions and then does nothing until its standard input ends: for memory and idle cost.
 json idle(const Options& options) {
-  auto model = std::make_shared<LmImpl>(scalar_type(options.dtype));
+  auto model = std::make_shared<LmImpl>(scalar_type(options.dtype), options.tiny ? kTinyLm : LmShape{});
   auto publication = weightcast::attach(model, attach_options(options));
   for (int i = 0; i < 4; ++i) {  // each worker has used all that it will use
     publication.publish();
@@ -203,6 +204,7 @@ int main(int argc, char** argv) {
   app.add_option("--rounds", options.rounds);
   app.add_option("--tokens", options.tokens);
   app.add_flag("--without", options.without);
+  app.add_flag("--tiny", options.tiny, "idle: a policy of next to no bytes");
   CLI11_PARSE(app, argc, argv);
   try {
     torch::manual_seed(1);

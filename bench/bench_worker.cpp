@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
   std::string directory;
   int worker = 0;
   bool forward = false;
+  bool tiny = false;
   CLI::App app("A rollout worker of the benchmarks");
   app.add_option("--activation", activation)->check(CLI::IsMember({"view", "flip"}));
   app.add_option("--dtype", dtype)->check(CLI::IsMember({"f32", "bf16"}));
@@ -23,6 +24,7 @@ int main(int argc, char** argv) {
   app.add_option("--directory", directory);
   app.add_option("--worker", worker);
   app.add_flag("--forward", forward, "run one forward on the first version, then say so");
+  app.add_flag("--tiny", tiny, "a policy of next to no bytes");
   CLI11_PARSE(app, argc, argv);
   const auto type = dtype == "bf16" ? torch::kBFloat16 : torch::kFloat32;
   try {
@@ -37,7 +39,8 @@ int main(int argc, char** argv) {
     options.name = "worker-" + std::to_string(worker);
     options.subscriber.activation =
         activation == "flip" ? weightcast::Activation::kFlip : weightcast::Activation::kView;
-    weightcast::Follower<bench::LmImpl> follower([&] { return bench::LmImpl(type); }, options);
+    const bench::LmShape shape = tiny ? bench::kTinyLm : bench::LmShape{};
+    weightcast::Follower<bench::LmImpl> follower([&] { return bench::LmImpl(type, shape); }, options);
     if (forward) {
       auto lease = follower.acquire(std::chrono::seconds(60));
       const double sum = lease->forward(torch::arange(16)).sum().item<double>();

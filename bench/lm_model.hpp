@@ -12,26 +12,30 @@
 
 namespace bench {
 
-struct LmImpl : torch::nn::Module {
-  static constexpr std::int64_t kVocabulary = 49152, kWidth = 576, kKeyWidth = 192, kInner = 1536,
-                                kLayers = 30;
+/// The width is three times key_width.
+struct LmShape {
+  std::int64_t vocabulary = 49152, width = 576, key_width = 192, inner = 1536, layers = 30;
+};
+/// As many tensors, but next to no bytes: tells what a process costs from what its policy costs.
+inline constexpr LmShape kTinyLm{64, 12, 4, 32, 30};
 
-  explicit LmImpl(torch::ScalarType dtype = torch::kFloat32) {
+struct LmImpl : torch::nn::Module {
+  explicit LmImpl(torch::ScalarType dtype = torch::kFloat32, const LmShape& its = {}) : shape(its) {
     const auto weight = [&](const std::string& name, std::vector<std::int64_t> shape) {
       torch::Tensor value = torch::empty(shape, torch::TensorOptions().dtype(dtype));
       value.uniform_(-0.02, 0.02);
       return register_parameter(name, value);
     };
-    embed = weight("embed", {kVocabulary, kWidth});
-    for (std::int64_t i = 0; i < kLayers; ++i) {
+    embed = weight("embed", {shape.vocabulary, shape.width});
+    for (std::int64_t i = 0; i < shape.layers; ++i) {
       const std::string at = "layer_" + std::to_string(i) + "_";
-      layers.push_back({weight(at + "norm_attn", {kWidth}), weight(at + "q", {kWidth, kWidth}),
-                        weight(at + "k", {kKeyWidth, kWidth}), weight(at + "v", {kKeyWidth, kWidth}),
-                        weight(at + "o", {kWidth, kWidth}), weight(at + "norm_ffn", {kWidth}),
-                        weight(at + "gate", {kInner, kWidth}), weight(at + "up", {kInner, kWidth}),
-                        weight(at + "down", {kWidth, kInner})});
+      layers.push_back({weight(at + "norm_attn", {shape.width}), weight(at + "q", {shape.width, shape.width}),
+                        weight(at + "k", {shape.key_width, shape.width}), weight(at + "v", {shape.key_width, shape.width}),
+                        weight(at + "o", {shape.width, shape.width}), weight(at + "norm_ffn", {shape.width}),
+                        weight(at + "gate", {shape.inner, shape.width}), weight(at + "up", {shape.inner, shape.width}),
+                        weight(at + "down", {shape.width, shape.inner})});
     }
-    norm = weight("norm", {kWidth});
+    norm = weight("norm", {shape.width});
   }
 
   /// @param tokens [n] int64 @return [n, vocabulary]
@@ -47,6 +51,7 @@ struct LmImpl : torch::nn::Module {
     return (h * norm).matmul(embed.t());
   }
 
+  const LmShape shape;
   torch::Tensor embed, norm;
   std::vector<std::vector<torch::Tensor>> layers;
 };

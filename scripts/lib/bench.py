@@ -6,6 +6,7 @@ same bytes, the same loop without weightcast, or the same bytes over a plain soc
 
 import argparse
 import datetime
+import glob
 import json
 import os
 import pathlib
@@ -59,10 +60,16 @@ class Bench:
                 sys.exit(f"bench: {' '.join(command + list(trainer))} ended with status {process.returncode}")
             return dict(json.loads(out.splitlines()[-1]), **extra)
         finally:
+            # Asked first: a killed worker leaves what it served from to the next start.
             for process in processes:
-                if process.poll() is None:
+                if process.stdin and not process.stdin.closed:
+                    process.stdin.close()
+            for process in processes:
+                try:
+                    process.wait(timeout=20)
+                except subprocess.TimeoutExpired:
                     process.kill()
-                process.wait()
+                    process.wait()
             shutil.rmtree(directory, ignore_errors=True)
 
     def publish(self):
@@ -109,7 +116,7 @@ class Bench:
 
     def loop(self):
         """Publishes every step; blocks of the control loop and of ours in turn, so that drift hits both."""
-        rounds = "10" if self.quick else "35"
+        rounds = "10" if self.quick else "70"
         ours, control, voided = [], [], 0
         for _ in range(3):
             args = ["--mode", "loop", "--rounds", rounds]
@@ -136,42 +143,60 @@ class Bench:
         return row
 
     def memory(self):
-        """MemAvailable with 1 and with 4 view workers that have run a forward; private dirty pages."""
+        """MemAvailable with 1 and with 4 view workers that have run a forward; private dirty pages.
 
-        def look(count):
+        A worker process costs memory of its own (libtorch's heap above all). The same workers with a
+        policy of next to no bytes tell that apart from what the policy costs, in turn with them."""
+
+        def look(count, tiny=False):
             def meanwhile(trainer, workers):
                 trainer.stdout.readline()  # ready: all serve the version
                 for worker in workers:
                     worker.stdout.readline()  # has run a forward
                 time.sleep(1)
                 seen = {"available": mem_available(), "dirty_kib": sum(private_dirty(w.pid) for w in workers)}
-                if count == 4:
+                if count == 4 and not tiny and not idle:
                     pids = [trainer.pid] + [w.pid for w in workers]
                     before = [cpu_seconds(pid) for pid in pids]
                     pause = 5 if self.quick else 30
                     time.sleep(pause)
-                    seen["idle_share"] = [(cpu_seconds(p) - b) / pause for p, b in zip(pids, before)]
+                    idle.extend((cpu_seconds(p) - b) / pause for p, b in zip(pids, before))
                 trainer.stdin.close()
                 trainer.stdin = None
                 return seen
 
-            return self.run(["--mode", "idle"], count, ["--activation", "view", "--forward"], meanwhile)
-
-        baseline = {}
-        for count in (1, 4):
+            left = glob.glob("/dev/shm/weightcast.*.bench-*")
+            if left:
+                sys.exit(f"bench: shared memory of an earlier run would be counted: {left}")
+            size = ["--tiny"] if tiny else []
             before = mem_available()
-            result = look(count)
-            baseline[count] = dict(result, used=before - result["available"])
-        one, four = baseline[1], baseline[4]
+            result = self.run(
+                ["--mode", "idle"] + size, count, ["--activation", "view", "--forward"] + size, meanwhile
+            )
+            return dict(result, used=before - result["available"])
+
+        idle, rounds = [], []
+        for _ in range(1 if self.quick else 5):
+            rounds.append(
+                {f"{count}{' tiny' if tiny else ''}": look(count, tiny) for tiny in (False, True) for count in (1, 4)}
+            )
+        policy = rounds[0]["1"]["bytes"]
+        whole = statistics.median(r["4"]["used"] - r["1"]["used"] for r in rounds)
+        bare = statistics.median(r["4 tiny"]["used"] - r["1 tiny"]["used"] for r in rounds)
         row = {
-            "policy_bytes": one["bytes"],
-            "used_one": one["used"],
-            "used_four": four["used"],
-            "more_policies": (four["used"] - one["used"]) / one["bytes"],
-            "dirty_kib": one["dirty_kib"] + four["dirty_kib"],
-            "idle_share": four["idle_share"],
+            "policy_bytes": policy,
+            "whole_bytes": whole,
+            "bare_bytes": bare,
+            "more_policies": (whole - bare) / policy,
+            "dirty_kib": max(r["1"]["dirty_kib"] + r["4"]["dirty_kib"] for r in rounds),
+            "idle_share": idle,
+            "rounds": rounds,
         }
-        print(f"  four view workers cost {row['more_policies']:.3f} policies more than one; idle {max(row['idle_share']):.4f} of a core", flush=True)
+        print(
+            f"  four view workers cost {whole / 1e6:.0f} MB more than one, {bare / 1e6:.0f} MB of it without a policy: "
+            f"{row['more_policies']:.3f} policies; idle {max(idle):.4f} of a core",
+            flush=True,
+        )
         return row
 
 
@@ -232,7 +257,9 @@ def tables(results):
     memory = results["memory"]
     lines += ["", "### Memory and idle cost", ""]
     lines += ["| what | value |", "|---|---|"]
-    lines.append(f"| four `view` workers that have run a forward, beyond one (MemAvailable, in policies of {memory['policy_bytes'] / 1e6:.0f} MB) | {memory['more_policies']:.3f} |")
+    lines.append(f"| four `view` workers that have run a forward, beyond one: whole processes (MemAvailable) | {memory['whole_bytes'] / 1e6:.0f} MB |")
+    lines.append(f"| the same with a policy of next to no bytes: what three more libtorch processes cost | {memory['bare_bytes'] / 1e6:.0f} MB |")
+    lines.append(f"| the difference: what the policy costs for three more workers, in policies of {memory['policy_bytes'] / 1e6:.0f} MB | {memory['more_policies']:.3f} |")
     lines.append(f"| private dirty pages in the workers' slot mappings | {memory['dirty_kib']} KiB |")
     lines.append(f"| idle: share of a core, trainer | {memory['idle_share'][0]:.4f} |")
     lines.append(f"| idle: share of a core, each of four workers (greatest) | {max(memory['idle_share'][1:]):.4f} |")

@@ -16,6 +16,7 @@
 #include "codec/convert.hpp"
 #include "codec/digest.hpp"
 #include "plan/manifest.hpp"
+#include "publisher/deferred_wake.hpp"
 
 namespace weightcast::publisher {
 namespace {
@@ -26,6 +27,9 @@ constexpr std::uint64_t kScratchBytes = 128 * 1024;
 
 // Chunks begin on a cache line of the slot, so that streaming stores fill whole lines.
 constexpr std::uint64_t kChunkStep = plan::kAlignment;
+
+// By then start() and the publish point that called it have returned.
+constexpr auto kWakeDelay = std::chrono::microseconds(100);
 
 // Published bytes [begin, end) of one tensor.
 struct Chunk {
@@ -137,11 +141,16 @@ struct CapturePool::Impl {
   void add_to_sum(std::uint32_t index, const base::Digest& digest) noexcept;
   void finish();
   void run_worker(std::uint32_t number);
+  bool has_work(std::uint64_t joined) const noexcept {
+    return stopping || (state == State::kRunning && joined != number);
+  }
+  void wait_for_work(std::uint32_t worker, std::uint64_t joined, std::unique_lock<std::mutex>& lock);
 
   CaptureOptions options;
   std::vector<std::byte> caller_scratch;  // of the thread that calls start()
   std::vector<std::thread> workers;
 
+  DeferredWake wake;  // of worker 0, which wakes the others
   std::mutex mutex;
   std::condition_variable work;  // state became kRunning, or stopping
   std::condition_variable idle;  // state became kIdle
@@ -278,6 +287,20 @@ void CapturePool::Impl::finish() {
   idle.notify_all();
 }
 
+void CapturePool::Impl::wait_for_work(std::uint32_t worker, std::uint64_t joined,
+                                      std::unique_lock<std::mutex>& lock) {
+  if (worker != 0 || !wake.works()) {
+    work.wait(lock, [&] { return has_work(joined); });
+    return;
+  }
+  while (!has_work(joined)) {
+    lock.unlock();
+    wake.wait();
+    lock.lock();
+  }
+  work.notify_all();
+}
+
 void CapturePool::Impl::run_worker(std::uint32_t worker) {
   char name[16];
   std::snprintf(name, sizeof name, "wc-capture-%u", worker);
@@ -291,7 +314,7 @@ void CapturePool::Impl::run_worker(std::uint32_t worker) {
   std::uint64_t joined = 0;
   std::unique_lock lock(mutex);
   for (;;) {
-    work.wait(lock, [&] { return stopping || (state == State::kRunning && joined != number); });
+    wait_for_work(worker, joined, lock);
     if (state != State::kRunning || joined == number) return;
     joined = number;
     ++inside;
@@ -336,6 +359,7 @@ CapturePool::~CapturePool() {
     impl_->stopping = true;
     impl_->work.notify_all();
   }
+  impl_->wake.wake_in({});
   for (std::thread& worker : impl_->workers) worker.join();
 }
 
@@ -369,12 +393,18 @@ Status CapturePool::start(CaptureRequest request, std::function<void(CaptureResu
   ++impl.number;
   impl.state = Impl::State::kRunning;
   lock.unlock();
-  impl.work.notify_all();
+  if (impl.wake.works()) {
+    impl.wake.wake_in(kWakeDelay);
+  } else {
+    impl.work.notify_all();
+  }
   return Status::ok();
 }
 
 bool CapturePool::wait(Deadline deadline) noexcept {
   std::unique_lock lock(impl_->mutex);
+  const bool begun = impl_->inside != 0 || impl_->next.load(std::memory_order_relaxed) != 0;
+  if (impl_->state == Impl::State::kRunning && !begun) impl_->wake.wake_in({});
   return impl_->idle.wait_until(lock, deadline,
                                 [this] { return impl_->state == Impl::State::kIdle; });
 }
