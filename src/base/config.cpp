@@ -36,7 +36,8 @@ std::vector<std::pair<std::string, std::string>> environment_with_prefix(std::st
     const std::string_view text = *entry;
     const std::size_t equals = text.find('=');
     if (!text.starts_with(prefix) || equals == std::string_view::npos) continue;
-    if (equals + 1 < text.size()) found.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+    if (equals + 1 < text.size())
+      found.emplace_back(text.substr(0, equals), text.substr(equals + 1));
   }
   std::sort(found.begin(), found.end());
   return found;

@@ -24,7 +24,8 @@ struct Assignment {
 inline std::string shown(const std::string& value) {
   constexpr std::size_t kLongest = 100;
   if (value.size() <= kLongest) return "\"" + value + "\"";
-  return "\"" + value.substr(0, kLongest) + "...\" (" + std::to_string(value.size()) + " characters)";
+  return "\"" + value.substr(0, kLongest) + "...\" (" + std::to_string(value.size()) +
+         " characters)";
 }
 
 }  // namespace weightcast::config

@@ -61,11 +61,12 @@ class Checker {
                     "host");
     }
     if (settings_.keys.empty()) {
-      return Status(Code::kInvalid,
-                    "option keys is empty, and " + named(name) +
-                        " lets other hosts take part: expected the folder of keys, the same on every "
-                        "host. `weightcast keygen --directory DIR` makes them; copy that folder to "
-                        "every host and set keys to it");
+      return Status(
+          Code::kInvalid,
+          "option keys is empty, and " + named(name) +
+              " lets other hosts take part: expected the folder of keys, the same on every "
+              "host. `weightcast keygen --directory DIR` makes them; copy that folder to "
+              "every host and set keys to it");
     }
     return Status::ok();
   }
@@ -89,9 +90,10 @@ Status check(const TrainerSettings& settings, const Origins& origins) {
                           "an attempt_timeout of at least one heartbeat");
   }
   if (settings.rank == 0 && !settings.coordinator.empty()) {
-    return checker.refuse("coordinator", "rank",
-                          "no coordinator on rank 0, which is it: set listen there, and coordinator "
-                          "only on ranks of other hosts and, in a file, in [worker]");
+    return checker.refuse(
+        "coordinator", "rank",
+        "no coordinator on rank 0, which is it: set listen there, and coordinator "
+        "only on ranks of other hosts and, in a file, in [worker]");
   }
   // Of `listen` rank 0 alone takes notice, so that all ranks may have the same configuration.
   if (settings.rank == 0) return checker.is_reached("listen", settings.listen);

@@ -7,7 +7,8 @@
 
 namespace weightcast::config {
 
-/// @return kInvalid that names the option, its value, where it came from (as far as `origins` tells)
+/// @return kInvalid that names the option, its value, where it came from (as far as `origins`
+/// tells)
 ///   and what is allowed
 Status check(const TrainerSettings& settings, const Origins& origins);
 Status check(const WorkerSettings& settings, const Origins& origins);

@@ -48,7 +48,8 @@ void add_common_keys(std::vector<Key<S>>& keys) {
   add("job", &S::job, name_text(), "Names the trainer job. Two jobs on one host need two names.");
   add("policy", &S::policy, name_text(), "Names the policy within the job.");
   add("directory", &S::directory, any_text("an absolute path"),
-      "The meeting place of a host, for its owner alone. Empty: `$XDG_RUNTIME_DIR/weightcast`, else "
+      "The meeting place of a host, for its owner alone. Empty: `$XDG_RUNTIME_DIR/weightcast`, "
+      "else "
       "`/tmp/weightcast-<uid>`.",
       std::vector<Variable>{{"WEIGHTCAST_DIR"}});
   add("transport", &S::transport,

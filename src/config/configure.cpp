@@ -27,8 +27,8 @@ template <class S>
 Status set(S& settings, const Key<S>& key, const Assignment& its) {
   if (key.set(settings, its.value + its.unit)) return Status::ok();
   const std::string of_unit = its.unit.empty() ? "" : "whole " + its.unit + ", ";
-  return Status(Code::kInvalid, "option " + key.name + " = " + shown(its.value) + " (" + its.origin +
-                                    "): expected " + of_unit + key.allowed);
+  return Status(Code::kInvalid, "option " + key.name + " = " + shown(its.value) + " (" +
+                                    its.origin + "): expected " + of_unit + key.allowed);
 }
 
 /// Sets what is meant for this side. What is meant for `Other` is set there, to be checked.
@@ -62,7 +62,8 @@ Result<Options> configure_side(Options defaults, const ConfigSources& sources) {
 }
 
 template <class Other, class Options>
-Result<std::vector<ConfigKey>> describe_side(const Options& defaults, const ConfigSources& sources) {
+Result<std::vector<ConfigKey>> describe_side(const Options& defaults,
+                                             const ConfigSources& sources) {
   using S = Settings<Options>;
   auto out = resolve<S, Other>(S(defaults), sources);
   if (!out) return out.status();
@@ -115,12 +116,18 @@ Result<std::vector<ConfigKey>> describe_config(const SubscriberOptions& defaults
 
 const char* config_source_name(ConfigSource source) noexcept {
   switch (source) {
-    case ConfigSource::kDefault: return "default";
-    case ConfigSource::kTorchrun: return "torchrun";
-    case ConfigSource::kProgram: return "program";
-    case ConfigSource::kFile: return "file";
-    case ConfigSource::kEnvironment: return "environment";
-    case ConfigSource::kFlag: return "flag";
+    case ConfigSource::kDefault:
+      return "default";
+    case ConfigSource::kTorchrun:
+      return "torchrun";
+    case ConfigSource::kProgram:
+      return "program";
+    case ConfigSource::kFile:
+      return "file";
+    case ConfigSource::kEnvironment:
+      return "environment";
+    case ConfigSource::kFlag:
+      return "flag";
   }
   return "unknown";
 }

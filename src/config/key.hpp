@@ -36,14 +36,15 @@ struct Key {
   std::string allowed;
   std::string meaning;
   std::vector<Variable> variables;
-  std::function<bool(S&, std::string_view)> set;  ///< false, and nothing set, where it is not allowed
+  std::function<bool(S&, std::string_view)>
+      set;  ///< false, and nothing set, where it is not allowed
   std::function<std::string(const S&)> show;
   std::function<bool(const S&)> is_allowed;
 };
 
 /// `kind` knows a type of values: type, allowed, parse, show, is_allowed.
 template <class S, class Owner, class T, class Kind>
-Key<S> make_key(std::string name, T Owner::*field, Kind kind, std::string meaning,
+Key<S> make_key(std::string name, T Owner::* field, Kind kind, std::string meaning,
                 std::vector<Variable> more_variables = {}) {
   Key<S> key;
   key.type = Kind::kType;
@@ -84,7 +85,8 @@ struct Count {
   bool unlimited = false;
 
   std::string allowed() const {
-    return std::to_string(least) + " to " + std::to_string(most) + (unlimited ? " or unlimited" : "");
+    return std::to_string(least) + " to " + std::to_string(most) +
+           (unlimited ? " or unlimited" : "");
   }
   std::optional<std::uint64_t> parse(std::string_view text) const {
     if (unlimited && text == "unlimited") return kUnlimited;

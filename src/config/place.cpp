@@ -49,7 +49,8 @@ bool is_host(std::string_view text) { return is_made_of(text, ".-_") || is_ipv6(
 bool is_loopback(std::string_view host) {
   if (host == "localhost" || host == "::1") return true;
   return host.starts_with("127.") && is_made_of(host, ".") &&
-         std::none_of(host.begin(), host.end(), [](char c) { return c != '.' && (c < '0' || c > '9'); });
+         std::none_of(host.begin(), host.end(),
+                      [](char c) { return c != '.' && (c < '0' || c > '9'); });
 }
 
 }  // namespace weightcast::config

@@ -12,8 +12,8 @@
 
 namespace weightcast::config {
 
-/// At which rank 0 of a job that spans nodes listens unless it is told otherwise: near torchrun's own
-/// 29500, which is torchrun's.
+/// At which rank 0 of a job that spans nodes listens unless it is told otherwise: near torchrun's
+/// own 29500, which is torchrun's.
 inline constexpr std::uint32_t kDefaultPort = 29577;
 
 /// Keys that are no options of a publisher or subscriber.

@@ -46,8 +46,8 @@ Status check_key(const Assignment& its) {
     return Status(Code::kInvalid, "unknown key " + shown(its.key) + " (" + its.origin +
                                       "): " + meant(its.key, all_names()));
   }
-  const bool is_misplaced = (its.scope == Scope::kTrainer && !of_trainer) ||
-                            (its.scope == Scope::kWorker && !of_worker);
+  const bool is_misplaced =
+      (its.scope == Scope::kTrainer && !of_trainer) || (its.scope == Scope::kWorker && !of_worker);
   if (is_misplaced) {
     const std::string here = its.scope == Scope::kTrainer ? "[trainer]" : "[worker]";
     const std::string there = its.scope == Scope::kTrainer ? "[worker]" : "[trainer]";
@@ -116,9 +116,8 @@ Status gather_environment(std::vector<Assignment>& out) {
                                         other->second + " and " + name +
                                         " both set it; expected one of them");
     }
-    out.push_back(
-        {key, std::move(value), ConfigSource::kEnvironment, "environment variable " + name,
-         Scope::kBoth, unit});
+    out.push_back({key, std::move(value), ConfigSource::kEnvironment,
+                   "environment variable " + name, Scope::kBoth, unit});
   }
   return Status::ok();
 }
@@ -151,8 +150,8 @@ Result<Assignment> read_flag(const std::string& flag) {
 
 /// The file's path; empty for none.
 std::string path_of_file(const ConfigSources& sources, const std::vector<Assignment>& flags) {
-  std::string path = sources.file.empty() ? base::environment("WEIGHTCAST_CONFIG").value_or("")
-                                          : sources.file;
+  std::string path =
+      sources.file.empty() ? base::environment("WEIGHTCAST_CONFIG").value_or("") : sources.file;
   for (const Assignment& flag : flags) {
     if (flag.key == "config") path = flag.value;
   }

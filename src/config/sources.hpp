@@ -10,8 +10,8 @@
 
 namespace weightcast::config {
 
-/// The file's common part, its sections, the environment, the flags: a later assignment of a key goes
-/// before an earlier one. Every key is known, and stands in a section of a side that has it.
+/// The file's common part, its sections, the environment, the flags: a later assignment of a key
+/// goes before an earlier one. Every key is known, and stands in a section of a side that has it.
 /// @return kInvalid that names an unknown key, where it stands and the nearest known one
 Result<std::vector<Assignment>> gather(const ConfigSources& sources);
 

@@ -21,15 +21,16 @@ namespace fs = std::filesystem;
 constexpr std::size_t kMaxBytes = 64 * 1024;
 
 Status unreadable(const std::string& path, const std::string& why) {
-  return Status(Code::kNotFound, "configuration file " + path + ": " + why +
-                                     "; expected a readable TOML file (ConfigSources::file, the flag "
-                                     "--weightcast.config or WEIGHTCAST_CONFIG names it)");
+  return Status(Code::kNotFound,
+                "configuration file " + path + ": " + why +
+                    "; expected a readable TOML file (ConfigSources::file, the flag "
+                    "--weightcast.config or WEIGHTCAST_CONFIG names it)");
 }
 
 Result<std::string> read_text(const std::string& path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
-  if (!fs::exists(status)) return unreadable(path, error ? error.message() : "there is none");
+  if (!fs::exists(status)) return unreadable(path, error.message());
   // Others, as pipes, could make the reader wait.
   if (!fs::is_regular_file(status)) return unreadable(path, "not a regular file");
   std::ifstream file(path, std::ios::binary);
@@ -54,7 +55,8 @@ std::string reason_of(const std::exception& error) {
   if (text.starts_with("[error] ")) text.remove_prefix(8);
   // "toml::parse_table: ..." names the parser's own function.
   if (text.starts_with("toml::")) {
-    if (const auto end = text.find(": "); end != std::string_view::npos) text.remove_prefix(end + 2);
+    if (const auto end = text.find(": "); end != std::string_view::npos)
+      text.remove_prefix(end + 2);
   }
   return std::string(text);
 }
@@ -116,8 +118,9 @@ class Reader {
     if (!text) {
       std::ostringstream type;
       type << value.type();
-      return Status(Code::kInvalid, "option " + key + " = a TOML " + type.str() + " (" + place +
-                                        "): expected a text in quotes, a whole number, true or false");
+      return Status(Code::kInvalid,
+                    "option " + key + " = a TOML " + type.str() + " (" + place +
+                        "): expected a text in quotes, a whole number, true or false");
     }
     found_.push_back({value.location().line(),
                       Assignment{key, *std::move(text), ConfigSource::kFile, place, scope}});

@@ -32,12 +32,13 @@ Result<Node> read_node(const TrainerSettings& settings) {
   if (!group) return group.status();
   if (**local_size >= settings.world_size) return Node{};
   if (!*group) {
-    return Status(Code::kInvalid,
-                  "LOCAL_WORLD_SIZE=" + std::to_string(**local_size) + " is below WORLD_SIZE=" +
-                      std::to_string(settings.world_size) +
-                      ", so the job spans nodes, but the environment variable GROUP_RANK is not set: "
-                      "expected the node's number, which torchrun sets; or set listen on rank 0 and "
-                      "coordinator on ranks of other hosts");
+    return Status(
+        Code::kInvalid,
+        "LOCAL_WORLD_SIZE=" + std::to_string(**local_size) +
+            " is below WORLD_SIZE=" + std::to_string(settings.world_size) +
+            ", so the job spans nodes, but the environment variable GROUP_RANK is not set: "
+            "expected the node's number, which torchrun sets; or set listen on rank 0 and "
+            "coordinator on ranks of other hosts");
   }
   return Node{**group, false};
 }
@@ -61,8 +62,7 @@ Status take_rank(TrainerSettings& settings, Origins& origins) {
     origins["world_size"] = said_by("WORLD_SIZE");
   }
   if (auto run_id = base::environment("TORCHELASTIC_RUN_ID")) {
-    settings.launch =
-        *run_id + "." + base::environment("TORCHELASTIC_RESTART_COUNT").value_or("0");
+    settings.launch = *run_id + "." + base::environment("TORCHELASTIC_RESTART_COUNT").value_or("0");
     origins["launch"] = said_by("TORCHELASTIC_RUN_ID and TORCHELASTIC_RESTART_COUNT");
   }
   return Status::ok();
@@ -84,10 +84,11 @@ Status take_place(TrainerSettings& settings, Origins& origins) {
   if (node->is_alone || (settings.rank != 0 && node->group == 0)) return Status::ok();
   const auto master = base::environment("MASTER_ADDR");
   if (!master || !is_host(*master)) {
-    return Status(Code::kInvalid,
-                  "environment variable MASTER_ADDR=" + shown(master.value_or("")) +
-                      ": the job spans nodes, so expected the name or address of rank 0's host, which "
-                      "torchrun sets; or set listen on rank 0 and coordinator on ranks of other hosts");
+    return Status(
+        Code::kInvalid,
+        "environment variable MASTER_ADDR=" + shown(master.value_or("")) +
+            ": the job spans nodes, so expected the name or address of rank 0's host, which "
+            "torchrun sets; or set listen on rank 0 and coordinator on ranks of other hosts");
   }
   if (settings.rank == 0) {
     const bool is_ipv6 = master->find(':') != std::string::npos;
@@ -96,8 +97,7 @@ Status take_place(TrainerSettings& settings, Origins& origins) {
   } else {
     // All ranks read the same file: where that sets rank 0's place, the port is there.
     const auto its = parse_place(settings.listen);
-    settings.coordinator =
-        show_place(*master, its && its->port != 0 ? its->port : settings.port);
+    settings.coordinator = show_place(*master, its && its->port != 0 ? its->port : settings.port);
     origins["coordinator"] = said_by("MASTER_ADDR: the job spans nodes");
   }
   return Status::ok();

@@ -39,11 +39,13 @@ std::vector<Key<WorkerSettings>> make_keys() {
   add("verify_view", &S::verify_view, Truth{},
       "Activation `view`: read and check every byte before a version counts as staged.");
   add("max_staleness", &S::max_staleness, Count{0, kMaxPoints},
-      "`acquire()` refuses where the trainer has published a point that is further ahead than this. "
+      "`acquire()` refuses where the trainer has published a point that is further ahead than "
+      "this. "
       "0: serve regardless.");
   add("serve_detached", &S::serve_detached, Truth{}, "Serve on while the trainer is not heard.");
   add("lease_deadline", &S::lease_deadline, Time{1ms, 24h},
-      "A lease that is held longer makes its engine lag: it leaves the rounds and catches up alone.");
+      "A lease that is held longer makes its engine lag: it leaves the rounds and catches up "
+      "alone.");
   return keys;
 }
 
