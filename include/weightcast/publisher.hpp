@@ -60,11 +60,8 @@ struct PublisherOptions {
                                                         ///< and again to be applied
 };
 
-/// Fills in what the environment says, over `base`: WEIGHTCAST_JOB, WEIGHTCAST_POLICY,
-/// WEIGHTCAST_DIR, WEIGHTCAST_MODE, WEIGHTCAST_STALL_MS, and torchrun's RANK, WORLD_SIZE,
-/// TORCHELASTIC_RUN_ID and TORCHELASTIC_RESTART_COUNT (the last two make `launch`). WEIGHTCAST_LOG
-/// (debug, info, warn, error, off) sets this process's log level on the way.
-/// @return kInvalid that names the variable, its value and what is allowed
+/// configure(base, {}) of <weightcast/config.hpp>: what the environment (WEIGHTCAST_*, the file that
+/// WEIGHTCAST_CONFIG names, torchrun's variables) says goes over `base`.
 WEIGHTCAST_API Result<PublisherOptions> with_environment(PublisherOptions base);
 
 /// What became of a publish point.

@@ -55,8 +55,7 @@ struct SubscriberOptions {
   Duration member_timeout = std::chrono::seconds(2);  ///< silence after which it is detached
 };
 
-/// As with_environment(PublisherOptions): WEIGHTCAST_JOB, WEIGHTCAST_POLICY, WEIGHTCAST_DIR,
-/// WEIGHTCAST_ACTIVATION (auto, view, flip), WEIGHTCAST_NAME.
+/// configure(base, {}) of <weightcast/config.hpp>.
 WEIGHTCAST_API Result<SubscriberOptions> with_environment(SubscriberOptions base);
 
 /// A tensor of a version in this process's memory, contiguous, aligned to 64 bytes.

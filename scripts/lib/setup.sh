@@ -42,7 +42,7 @@ weightcast_lock() {
 # What the build and the tests use, by the names of Debian 12, Ubuntu 22.04 and 24.04.
 system_packages=(
   g++ pkg-config util-linux
-  libspdlog-dev libzmq3-dev cppzmq-dev libboost-dev libprotobuf-dev protobuf-compiler
+  libspdlog-dev libtoml11-dev libzmq3-dev cppzmq-dev libboost-dev libprotobuf-dev protobuf-compiler
   libgtest-dev nlohmann-json3-dev libxxhash-dev libcli11-dev
 )
 

@@ -1,10 +1,10 @@
 #include "base/config.hpp"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
-#include <utility>
-
-#include <weightcast/log.hpp>
 
 namespace weightcast::base {
 
@@ -29,32 +29,25 @@ Result<std::optional<std::uint64_t>> environment_number(const char* name, std::u
   return std::optional<std::uint64_t>(number);
 }
 
-Status check_name(const char* what, const std::string& name) {
-  bool good = !name.empty() && name.size() <= 64;
-  for (char c : name) {
-    good = good && ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                    c == '_' || c == '-');
+std::vector<std::pair<std::string, std::string>> environment_with_prefix(std::string_view prefix) {
+  std::vector<std::pair<std::string, std::string>> found;
+  if (environ == nullptr) return found;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    const std::size_t equals = text.find('=');
+    if (!text.starts_with(prefix) || equals == std::string_view::npos) continue;
+    if (equals + 1 < text.size())
+      found.emplace_back(text.substr(0, equals), text.substr(equals + 1));
   }
-  if (good) return Status::ok();
-  return Status(Code::kInvalid, std::string(what) + " \"" + name +
-                                    "\": expected 1 to 64 characters of A-Z, a-z, 0-9, _ and -");
+  std::sort(found.begin(), found.end());
+  return found;
 }
 
-Status apply_log_level() {
-  const std::optional<std::string> text = environment("WEIGHTCAST_LOG");
-  if (!text) return Status::ok();
-  constexpr std::pair<const char*, LogLevel> kLevels[] = {{"debug", LogLevel::kDebug},
-                                                          {"info", LogLevel::kInfo},
-                                                          {"warn", LogLevel::kWarn},
-                                                          {"error", LogLevel::kError},
-                                                          {"off", LogLevel::kOff}};
-  for (const auto& [name, level] : kLevels) {
-    if (*text != name) continue;
-    set_log_level(level);
-    return Status::ok();
-  }
-  return Status(Code::kInvalid, "environment variable WEIGHTCAST_LOG=\"" + *text +
-                                    "\": expected debug, info, warn, error or off");
+bool is_name(std::string_view text) noexcept {
+  return !text.empty() && text.size() <= 64 && std::all_of(text.begin(), text.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-';
+  });
 }
 
 }  // namespace weightcast::base

@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include <weightcast/status.hpp>
 
@@ -17,10 +20,11 @@ std::optional<std::string> environment(const char* name);
 Result<std::optional<std::uint64_t>> environment_number(const char* name, std::uint64_t least,
                                                         std::uint64_t most);
 
-/// Checks a job's, policy's or receiver's name: 1 to 64 characters of [A-Za-z0-9_-].
-Status check_name(const char* what, const std::string& name);
+/// All variables whose names begin so and that are not empty, by name.
+std::vector<std::pair<std::string, std::string>> environment_with_prefix(std::string_view prefix);
 
-/// Sets the log level from WEIGHTCAST_LOG (debug, info, warn, error, off) where that is set.
-Status apply_log_level();
+/// What a job's, policy's or receiver's name is.
+inline constexpr const char* kNameRule = "1 to 64 characters of A-Z, a-z, 0-9, _ and -";
+bool is_name(std::string_view text) noexcept;
 
 }  // namespace weightcast::base

@@ -1,4 +1,4 @@
-// Checks of PublisherOptions.
+// Checks of PublisherOptions, as a program gave them.
 #pragma once
 
 #include <weightcast/publisher.hpp>

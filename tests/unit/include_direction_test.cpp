@@ -99,6 +99,8 @@ INSTANTIATE_TEST_SUITE_P(
         Arrow{"src/staging/a.cpp", "<zmq.hpp>"},
         Arrow{"src/stream/a.cpp", "<google/protobuf/message_lite.h>"},
         Arrow{"src/base/a.cpp", "<nlohmann/json.hpp>"},
+        Arrow{"src/base/a.cpp", "<toml.hpp>"}, Arrow{"src/base/a.cpp", "\"config/b.hpp\""},
+        Arrow{"src/config/a.cpp", "\"plan/b.hpp\""},
         Arrow{"src/base/a.cpp", "<weightcast/no_such_header.hpp>"},
         Arrow{"include/weightcast/a.hpp", "<unistd.h>"},
         Arrow{"include/weightcast/a.hpp", "\"base/clock.hpp\""},
@@ -117,12 +119,13 @@ TEST(PlantedTreeTest, AllowedArrowsPass) {
              "#include \"protocol/b.hpp\"\n#include \"staging/c.hpp\"\n");
   tree.write("src/protocol/wire.cpp",
              "#include \"proto/weightcast.pb.h\"\n#include <google/protobuf/arena.h>\n");
+  tree.write("src/config/toml.cpp", "#include <toml.hpp>\n#include \"base/config.hpp\"\n");
   tree.write("src/staging/slab.cpp", "#include <boost/interprocess/mapped_region.hpp>\n");
   tree.write("plugin/torch/weightcast/hooked.hpp",
              "#include <ATen/core/Tensor.h>\n#include <weightcast/status.hpp>\n");
 
   EXPECT_EQ(joined(tree_rules::check_includes(tree.root())), "");
-  EXPECT_EQ(tree_rules::count_cpp_files(tree.root()), 5u);
+  EXPECT_EQ(tree_rules::count_cpp_files(tree.root()), 6u);
 }
 
 TEST(PlantedTreeTest, ForgottenFilesAreFound) {

@@ -22,6 +22,7 @@ const std::array kFolders = {"include", "src",  "plugin",   "proto",   "tests", 
 // A room of src/, and the rooms that it may include besides itself (docs/architecture.md).
 const std::map<std::string, Names> kRooms = {
     {"base", {}},
+    {"config", {"base"}},
     {"driver", {"base"}},
     {"plan", {"base"}},
     {"codec", {"base", "driver"}},
@@ -32,11 +33,11 @@ const std::map<std::string, Names> kRooms = {
     {"stream",
      {"base", "driver", "plan", "codec", "staging", "keys", "proto", "protocol", "transport"}},
     {"publisher",
-     {"base", "driver", "plan", "codec", "staging", "keys", "proto", "protocol", "transport",
-      "stream"}},
+     {"base", "config", "driver", "plan", "codec", "staging", "keys", "proto", "protocol",
+      "transport", "stream"}},
     {"subscriber",
-     {"base", "driver", "plan", "codec", "staging", "keys", "proto", "protocol", "transport",
-      "stream"}},
+     {"base", "config", "driver", "plan", "codec", "staging", "keys", "proto", "protocol",
+      "transport", "stream"}},
     {"cli", {}},
 };
 
@@ -44,6 +45,7 @@ const std::map<std::string, Names> kRooms = {
 const std::map<std::string, Names> kLibraries = {
     {"boost/", {"staging"}},
     {"spdlog/", {"base"}},
+    {"toml.hpp", {"config"}},
     {"zmq", {"keys", "stream", "transport"}},
     {"google/protobuf/", {"protocol", "transport"}},
 };

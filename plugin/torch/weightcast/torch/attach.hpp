@@ -14,6 +14,7 @@
 #include <cxxabi.h>
 #include <torch/optim/optimizer.h>
 
+#include <weightcast/config.hpp>
 #include <weightcast/publisher.hpp>
 #include <weightcast/status.hpp>
 #include <weightcast/torch/dtype.hpp>
@@ -23,8 +24,8 @@
 
 namespace weightcast {
 
-/// What to publish and when. Every default works for one policy on one host; the environment
-/// (with_environment) is applied over it.
+/// What to publish and when. Every default works for one policy on one host; flags, the environment
+/// and a file are applied over it (configure).
 struct AttachOptions {
   std::string policy{};              ///< empty: publisher.policy
   std::string job{};                 ///< empty: publisher.job
@@ -34,6 +35,7 @@ struct AttachOptions {
   std::uint64_t every = 1;           ///< a publish point each so many steps; 0: only publish()
   ExtraTensors extra_tensors{};      ///< beside the source's; filtered like them
   PublisherOptions publisher{};      ///< everything else
+  ConfigSources config{};            ///< flags and file; see take_flags
 };
 
 class Publication;
@@ -63,7 +65,7 @@ class PolicyBinding {
     if (!options.policy.empty()) base.policy = std::move(options.policy);
     if (!options.job.empty()) base.job = std::move(options.job);
     if (options.dtype.value()) base.dtype = options.dtype.value();
-    PublisherOptions whole = with_environment(std::move(base)).value_or_throw();
+    PublisherOptions whole = configure(std::move(base), options.config).value_or_throw();
     check_names();
     publisher_.emplace(Publisher::open(std::move(whole), lister()).value_or_throw());
   }

@@ -12,6 +12,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <weightcast/config.hpp>
 #include <weightcast/status.hpp>
 #include <weightcast/subscriber.hpp>
 #include <weightcast/torch/replica_pool.hpp>
@@ -19,8 +20,8 @@
 
 namespace weightcast {
 
-/// What to follow and how. Every default works on one host; the environment (with_environment) is
-/// applied over it.
+/// What to follow and how. Every default works on one host; flags, the environment and a file are
+/// applied over it (configure).
 struct FollowerOptions {
   std::string policy{};              ///< empty: subscriber.policy
   std::string job{};                 ///< empty: subscriber.job
@@ -29,6 +30,7 @@ struct FollowerOptions {
   std::vector<std::string> exclude{};  ///< those that do not (they keep their values)
   Duration acquire_timeout = std::chrono::seconds(30);  ///< of acquire() without an argument
   SubscriberOptions subscriber{};    ///< everything else
+  ConfigSources config{};            ///< flags and file; see take_flags
 };
 
 namespace detail {
@@ -212,7 +214,7 @@ class Follower {
     if (!options_.policy.empty()) base.policy = options_.policy;
     if (!options_.job.empty()) base.job = options_.job;
     if (!options_.name.empty()) base.name = options_.name;
-    base = with_environment(std::move(base)).value_or_throw();
+    base = configure(std::move(base), options_.config).value_or_throw();
     pool_ = std::make_shared<detail::ReplicaPool>(base.policy, NameFilter{options_.include, options_.exclude});
     for (Made& replica : replicas) {
       modules_.push_back(detail::to_shared<Module>(std::move(replica)));
