@@ -45,7 +45,12 @@ Coordinator::Holder Coordinator::choose_holder(const ReceiverMember& receiver) c
   std::uint32_t least = config_.fan_out;
   bool any = false;
   for (const auto& [name, other] : receivers_) {
-    if (&other == &receiver || name == receiver.bad_relay || !is_relay_of(other, committed_)) {
+    if (&other == &receiver || name == receiver.bad_relay) continue;
+    if (!is_relay_of(other, committed_)) {
+      // About to switch to it: soon it serves it.
+      any = any || (!other.relay_endpoint.empty() && !other.in_place && other.assignment &&
+                    other.assignment->number == committed_ &&
+                    other.assignment->stage != Stage::kPreparing);
       continue;
     }
     any = true;
