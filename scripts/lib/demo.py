@@ -73,6 +73,10 @@ class Job:
             OMP_NUM_THREADS="1",  # two cores are shared by five processes
         )
         self.environment.pop("WEIGHTCAST_POLICY", None)
+        # What a user would write into the environment of torchrun and of the workers.
+        for key in ("mode", "transport", "activation"):
+            if value := getattr(options, key):
+                self.environment[f"WEIGHTCAST_{key.upper()}"] = value
         self.processes = {}
         self.proofs = {}
 
@@ -259,6 +263,11 @@ def main():
     parser.add_argument("--build", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--seeds", type=seeds_of, default=[1], metavar="LIST", help="such as 1 or 1-5 or 2,4 (default 1)")
     parser.add_argument("--time-limit", type=float, default=300, metavar="S", help="seconds a seed (default 300)")
+    parser.add_argument("--mode", choices=["broadcast", "p2p"], help="how versions go to the workers (default broadcast)")
+    parser.add_argument("--transport", choices=["auto", "shm", "tcp"], help="how bytes travel (default auto)")
+    parser.add_argument(
+        "--activation", choices=["auto", "view", "flip", "staged", "serial"], help="how workers take versions in (default auto)"
+    )
     parser.add_argument("--logs", type=pathlib.Path, help="keep the logs and the proofs in this folder")
     options = parser.parse_args()
     options.binaries = options.build / "examples" / "rl_loop"

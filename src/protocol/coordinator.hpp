@@ -224,6 +224,7 @@ class Coordinator {
   bool may_be_wanted(std::uint64_t number) const;
   bool is_relay_of(const ReceiverMember& receiver, std::uint64_t number) const;
   void note_lost(const std::string& name);
+  void note_spread();
   bool answer_from_paces(const FlushRequest& flush, Verdict& answer);
 
   void settle(Clock::time_point now);
@@ -248,6 +249,7 @@ class Coordinator {
   std::uint64_t attempts_ = 0;
   std::uint64_t furthest_ = 1;  ///< greatest next_point ever heard
   bool superseded_ = false;
+  std::uint64_t spread_noted_ = 0;  ///< p2p: the newest version that every receiver was seen to serve
   std::map<std::string, std::uint64_t> lost_;  ///< p2p: by name, what was newest when it was lost
   std::optional<Verdict> verdict_;  ///< of the newest version whose round has ended
   bool verdict_fixed_ = false;      ///< somebody was told

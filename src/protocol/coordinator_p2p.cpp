@@ -96,6 +96,19 @@ void Coordinator::note_lost(const std::string& name) {
   lost_.erase(oldest);
 }
 
+void Coordinator::note_spread() {
+  if (spread_noted_ == committed_) return;
+  for (const auto& [name, receiver] : receivers_) {
+    const Version& serving = receiver.state.serving;
+    if (serving.run != config_.run || serving.number < committed_) return;
+  }
+  spread_noted_ = committed_;
+  note(false, "event=version_applied version=" + std::to_string(committed_) +
+                  " receivers=" + std::to_string(receivers_.size()) +
+                  " lost=0 publish_to_applied_us=" +
+                  std::to_string(counters_.last_apply_ns / 1000));
+}
+
 bool Coordinator::answer_from_paces(const FlushRequest& flush, Verdict& answer) {
   if (verdict_ && verdict_->number >= flush.point) {
     answer = *verdict_;

@@ -112,6 +112,7 @@ void Coordinator::on_receiver_state(Clock::time_point now, ReceiverMember& recei
       ++counters_.catch_ups;
     }
     end_assignment(receiver, Order::kNone);
+    if (config_.p2p) note_spread();
     return;
   }
   const bool about_this = state.attempt == assignment.attempt ||

@@ -1,11 +1,19 @@
-// Every way of losing a process in the middle of a version: 3 victims x 2 signals x 4 phases x 2
-// activations. One case a cell; `fault_matrix --report FILE` also writes the table of
-// docs/reliability.md.
+// Every way of losing a process in the middle of a version: 3 victims x 2 signals x 4 phases x 7 ways
+// in which versions travel and are taken in. One case a cell; `fault_matrix --report FILE` runs all,
+// four at a time, and writes the table of docs/reliability.md.
 #include <gtest/gtest.h>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <iostream>
+#include <map>
 #include <sstream>
 #include <tuple>
 
@@ -25,28 +33,50 @@ constexpr std::array kEnginePoints{"engine.prepare", "engine.copying", "engine.s
 constexpr std::array kTrainerPoints{"trainer.granted", "trainer.copying", "trainer.published",
                                     "trainer.committed"};
 
+struct Way {
+  const char* mode;
+  const char* transport;
+  const char* activation;
+};
+constexpr std::array kWays{Way{"broadcast", "shm", "view"}, Way{"broadcast", "shm", "flip"},
+                           Way{"broadcast", "shm", "staged"}, Way{"broadcast", "tcp", "flip"},
+                           Way{"broadcast", "tcp", "serial"}, Way{"p2p", "shm", "view"},
+                           Way{"p2p", "tcp", "flip"}};
+
+std::string text_of(const Way& way) {
+  return std::string(way.mode) + " " + way.transport + " " + way.activation;
+}
+
 struct Row {
-  std::string cell;
-  std::string outcome;
-  std::uint64_t versions = 0;     ///< newest at the end
+  std::string fault;              ///< phase | victim | signal
+  std::size_t way = 0;
+  bool ok = false;
   std::int64_t recovery_ms = -1;  ///< from the fault (engine) or the return (trainer) to new versions
 };
 std::vector<Row> rows;
 
-using Cell = std::tuple<Phase, Victim, int, const char*>;
+using Cell = std::tuple<Phase, Victim, int, std::size_t>;
 
 std::string name_of(const ::testing::TestParamInfo<Cell>& info) {
-  const auto& [phase, victim, signal, activation] = info.param;
+  const auto& [phase, victim, signal, way] = info.param;
   std::string name = std::string(kVictims[static_cast<std::size_t>(victim)]) + "_" +
                      (signal == SIGKILL ? "killed" : "stopped") + "_" +
-                     kPhases[static_cast<std::size_t>(phase)] + "_" + activation;
+                     kPhases[static_cast<std::size_t>(phase)] + "_" + text_of(kWays[way]);
   for (char& c : name) c = c == ' ' ? '_' : c;
   return name;
 }
 
+JobOptions options_of(const Way& way) {
+  JobOptions options;
+  options.mode = way.mode;
+  options.transport = way.transport;
+  options.activation = way.activation;
+  return options;
+}
+
 class FaultMatrix : public ::testing::TestWithParam<Cell> {
  protected:
-  FaultMatrix() : job({.activation = std::get<3>(GetParam())}) {}
+  FaultMatrix() : job(options_of(kWays[std::get<3>(GetParam())])) {}
 
   Phase phase() const { return std::get<0>(GetParam()); }
   Victim victim() const { return std::get<1>(GetParam()); }
@@ -93,13 +123,11 @@ class FaultMatrix : public ::testing::TestWithParam<Cell> {
     if (killed()) {
       job.start_engine("victim");
       ASSERT_TRUE(job.versions_flow(2)) << job.why();
-      row.outcome = "others advance; its replacement joins";
     } else {
       lost.signal(SIGCONT);
       ASSERT_TRUE(job.train_until([&] { return lost.running() && lost.rejoined > 0; }))
           << job.why();
       ASSERT_TRUE(job.versions_flow(2)) << job.why();
-      row.outcome = "others advance; continued, it is refused as stale, rejoins and follows";
     }
     EXPECT_GT(job.engine("victim").serving(job.rank(0).run), meanwhile);
   }
@@ -122,10 +150,8 @@ class FaultMatrix : public ::testing::TestWithParam<Cell> {
     const auto back = Clock::now();
     if (killed()) {
       job.start_rank(1);
-      row.outcome = "no version without it, engines serve on; its replacement joins";
     } else {
       lost.signal(SIGCONT);
-      row.outcome = "no version without it, engines serve on; continued, it rejoins";
     }
     ASSERT_TRUE(job.versions_flow(1)) << job.why();
     recovered(back);
@@ -154,10 +180,8 @@ class FaultMatrix : public ::testing::TestWithParam<Cell> {
       job.start_rank(1);
       ASSERT_TRUE(job.train_until([&] { return job.oldest() > 0; })) << job.why();
       EXPECT_NE(job.rank(0).run, former);
-      row.outcome = "engines serve on; the next run seeds them";
     } else {
       lost.signal(SIGCONT);
-      row.outcome = "no version without it, engines serve on; continued, versions flow";
       ASSERT_TRUE(job.versions_flow(1)) << job.why();
     }
     recovered(back);
@@ -165,10 +189,11 @@ class FaultMatrix : public ::testing::TestWithParam<Cell> {
   }
 
   void TearDown() override {
-    row.cell = std::string(kPhases[static_cast<std::size_t>(phase())]) + " | " +
-               kVictims[static_cast<std::size_t>(victim())] + " | " +
-               (killed() ? "SIGKILL" : "SIGSTOP") + " | " + std::get<3>(GetParam());
-    if (HasFailure()) row.outcome = "FAILED";
+    row.fault = std::string(kPhases[static_cast<std::size_t>(phase())]) + " | " +
+                kVictims[static_cast<std::size_t>(victim())] + " | " +
+                (killed() ? "SIGKILL" : "SIGSTOP");
+    row.way = std::get<3>(GetParam());
+    row.ok = !HasFailure();
     rows.push_back(row);
   }
 
@@ -189,7 +214,6 @@ TEST_P(FaultMatrix, TheOthersGoOnAndNothingIsTorn) {
   EXPECT_TRUE(job.train_until([&] { return job.shared_memory().size() == kObjects; }))
       << job.shared_memory().size() << " objects in shared memory instead of " << kObjects << "; "
       << job.why();
-  row.versions = job.newest();
   EXPECT_EQ(job.finish(), "");
 }
 
@@ -198,33 +222,106 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::Values(Phase::kBeforePrepare, Phase::kCopying, Phase::kStaged,
                                          Phase::kCommitted),
                        ::testing::Values(Victim::kEngine, Victim::kRank1, Victim::kRank0),
-                       ::testing::Values(SIGKILL, SIGSTOP), ::testing::Values("view", "flip")),
+                       ::testing::Values(SIGKILL, SIGSTOP),
+                       ::testing::Range(std::size_t{0}, kWays.size())),
     name_of);
 
-std::string table() {
-  std::ostringstream text;
-  text << "| phase | victim | signal | activation | outcome | newest version | to recovery |\n"
-       << "|---|---|---|---|---|---:|---:|\n";
+// ---- the table of all cells -----------------------------------------------------------------
+
+/// Each shard writes its rows to a file of its own, a line each.
+void write_rows(const std::string& file) {
+  std::ofstream out(file);
   for (const Row& row : rows) {
-    text << "| " << row.cell << " | " << row.outcome << " | " << row.versions << " | ";
-    if (row.recovery_ms >= 0) text << row.recovery_ms << " ms";
-    text << " |\n";
+    out << row.way << "\t" << row.ok << "\t" << row.recovery_ms << "\t" << row.fault << "\n";
+  }
+}
+
+std::vector<Row> read_rows(const std::string& file) {
+  std::vector<Row> read;
+  std::ifstream in(file);
+  for (Row row; in >> row.way >> row.ok >> row.recovery_ms;) {
+    in.ignore();
+    std::getline(in, row.fault);
+    read.push_back(row);
+  }
+  return read;
+}
+
+/// A fault a line, a way a column: milliseconds to recovery.
+std::string table_of(const std::vector<Row>& all) {
+  std::map<std::string, std::map<std::size_t, std::string>> cells;
+  for (const Row& row : all) {
+    cells[row.fault][row.way] =
+        row.ok ? std::to_string(row.recovery_ms) : std::string("FAILED");
+  }
+  std::ostringstream text;
+  text << "| phase | victim | signal |";
+  for (const Way& way : kWays) text << " " << text_of(way) << " |";
+  text << "\n|---|---|---|";
+  for (std::size_t i = 0; i < kWays.size(); ++i) text << "---:|";
+  text << "\n";
+  for (const char* phase : kPhases) {
+    for (const char* victim : kVictims) {
+      for (const char* signal : {"SIGKILL", "SIGSTOP"}) {
+        const std::string fault = std::string(phase) + " | " + victim + " | " + signal;
+        text << "| " << fault << " |";
+        for (std::size_t i = 0; i < kWays.size(); ++i) {
+          const auto& row = cells[fault];
+          text << " " << (row.contains(i) ? row.at(i) : "not run") << " |";
+        }
+        text << "\n";
+      }
+    }
   }
   return text.str();
+}
+
+/// Runs this executable four times at once, each with a quarter of the cells.
+int run_all(const std::string& report) {
+  constexpr int kAtOnce = 4;
+  const std::string self = std::filesystem::read_symlink("/proc/self/exe").string();
+  std::array<pid_t, kAtOnce> shards{};
+  const auto rows_of = [&](int i) { return report + ".rows-" + std::to_string(i); };
+  for (int i = 0; i < kAtOnce; ++i) {
+    shards[i] = ::fork();
+    if (shards[i] == 0) {
+      ::setenv("GTEST_TOTAL_SHARDS", std::to_string(kAtOnce).c_str(), 1);
+      ::setenv("GTEST_SHARD_INDEX", std::to_string(i).c_str(), 1);
+      const std::string file = rows_of(i);
+      ::execl(self.c_str(), self.c_str(), "--gtest_brief=1", "--rows", file.c_str(), nullptr);
+      ::_exit(127);
+    }
+  }
+  int failed = 0;
+  std::vector<Row> all;
+  for (int i = 0; i < kAtOnce; ++i) {
+    int status = 0;
+    ::waitpid(shards[i], &status, 0);
+    failed |= WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+    for (Row& row : read_rows(rows_of(i))) all.push_back(std::move(row));
+    std::filesystem::remove(rows_of(i));
+  }
+  const std::string table = table_of(all);
+  std::ofstream(report) << table;
+  std::cout << "\n" << table << all.size() << " cells, "
+            << std::count_if(all.begin(), all.end(), [](const Row& row) { return !row.ok; })
+            << " failed\n";
+  return failed;
 }
 
 }  // namespace
 }  // namespace weightcast::test
 
 int main(int argc, char** argv) {
-  ::testing::InitGoogleTest(&argc, argv);
   std::string report;
-  for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--report") == 0 && i + 1 < argc) report = argv[++i];
+  std::string shard_rows;
+  for (int i = 1; i + 1 < argc; ++i) {
+    if (std::strcmp(argv[i], "--report") == 0) report = argv[i + 1];
+    if (std::strcmp(argv[i], "--rows") == 0) shard_rows = argv[i + 1];
   }
+  if (!report.empty()) return weightcast::test::run_all(report);
+  ::testing::InitGoogleTest(&argc, argv);
   const int failed = RUN_ALL_TESTS();
-  const std::string table = weightcast::test::table();
-  if (!weightcast::test::rows.empty()) std::cout << "\n" << table;
-  if (!report.empty()) std::ofstream(report) << table;
+  if (!shard_rows.empty()) weightcast::test::write_rows(shard_rows);
   return failed;
 }

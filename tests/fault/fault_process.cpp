@@ -103,6 +103,18 @@ std::string words_of(const Version& version) {
   return to_string(version.run) + " " + std::to_string(version.number);
 }
 
+TransportChoice transport_of(const Options& given) {
+  return given.at("transport") == "tcp" ? TransportChoice::kTcp : TransportChoice::kShm;
+}
+
+Activation activation_of(const Options& given) {
+  static const std::map<std::string, Activation> kKnown{{"view", Activation::kView},
+                                                        {"flip", Activation::kFlip},
+                                                        {"staged", Activation::kStaged},
+                                                        {"serial", Activation::kSerial}};
+  return kKnown.at(given.at("activation"));
+}
+
 // ---- the two kinds --------------------------------------------------------------------------
 
 int run_trainer(const Options& given) {
@@ -113,6 +125,8 @@ int run_trainer(const Options& given) {
   options.world_size = static_cast<std::uint32_t>(std::stoul(given.at("world")));
   options.launch = given.at("launch");
   options.takeover = given.contains("takeover");
+  options.mode = given.at("mode") == "p2p" ? Mode::kP2p : Mode::kBroadcast;
+  options.transport = transport_of(given);
   options.inline_bytes = 0;  // all copies are made by the workers
   options.stall = 2s;
   options.heartbeat = std::chrono::milliseconds(std::stoul(given.at("heartbeat_ms")));
@@ -160,7 +174,8 @@ int run_engine(const Options& given) {
   options.job = given.at("job");
   options.directory = given.at("dir");
   options.name = given.at("name");
-  options.activation = given.at("activation") == "flip" ? Activation::kFlip : Activation::kView;
+  options.activation = activation_of(given);
+  options.transport = transport_of(given);
   options.heartbeat = std::chrono::milliseconds(std::stoul(given.at("heartbeat_ms")));
   options.member_timeout = std::chrono::milliseconds(std::stoul(given.at("member_timeout_ms")));
 

@@ -170,6 +170,8 @@ std::unique_ptr<FaultProcess> FaultJob::make_rank(std::uint32_t number, bool tak
       "rank=" + std::to_string(number),
       "world=" + std::to_string(kRanks),
       "launch=start-" + std::to_string(launch_),
+      "mode=" + options_.mode,
+      "transport=" + options_.transport,
       "heartbeat_ms=" + std::to_string(options_.heartbeat.count()),
       "member_timeout_ms=" + std::to_string(options_.member_timeout.count()),
       "attempt_timeout_ms=" + std::to_string(options_.attempt_timeout.count()),
@@ -188,7 +190,7 @@ FaultProcess& FaultJob::start_engine(const std::string& name) {
   engines_.push_back(std::make_unique<FaultProcess>(
       name, std::vector<std::string>{
                 "engine", "job=" + job_, "dir=" + place_.path(), "name=" + name,
-                "activation=" + options_.activation,
+                "transport=" + options_.transport, "activation=" + options_.activation,
                 "heartbeat_ms=" + std::to_string(options_.heartbeat.count()),
                 "member_timeout_ms=" + std::to_string(options_.member_timeout.count()),
                 "scale=" + std::to_string(options_.scale)}));
@@ -373,6 +375,7 @@ std::string FaultJob::finish() {
   for (const auto& entry : std::filesystem::recursive_directory_iterator(place_.path())) {
     const std::string file = entry.path().filename().string();
     if (entry.is_directory() || file == "coordinator.lock") continue;
+    if (entry.path().parent_path().filename() == "keys") continue;  // for the job's next start
     left += " " + entry.path().string();
   }
   return left.empty() ? "" : "left behind:" + left;

@@ -82,6 +82,8 @@ class FaultProcess {
 };
 
 struct JobOptions {
+  std::string mode = "broadcast";
+  std::string transport = "shm";
   std::string activation = "view";
   std::chrono::milliseconds heartbeat{50};
   std::chrono::milliseconds member_timeout{500};
