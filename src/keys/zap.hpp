@@ -35,8 +35,9 @@ class Zap {
 
   /// Connections with a good handshake but a key that is on no list.
   std::uint64_t denied() const noexcept;
-  /// Connections that ended before or in the handshake: no keys, the wrong server key, replayed or
-  /// meaningless bytes, none at all; and those of denied().
+  /// Connections that ended before or in the handshake: no keys, the wrong server key, replayed
+  /// bytes, none at all; and those of denied(). ZeroMQ cuts off what speaks another protocol without
+  /// a word to anybody, so that is not all counted.
   std::uint64_t failed_handshakes() const noexcept;
 
  private:

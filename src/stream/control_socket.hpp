@@ -57,7 +57,7 @@ class ControlServer {
   /// Never waits. @return kUnavailable: that peer is gone; kExhausted: its queue is full; kInvalid:
   ///   empty or larger than the limit; kCancelled: closed
   Status send(const std::string& peer, std::span<const char> bytes);
-  /// Connections over tcp that were refused: no keys, wrong ones, no or meaningless bytes.
+  /// Connections over tcp that were refused: no keys, wrong ones, replayed bytes, none.
   std::uint64_t refused_connections() const noexcept;
   /// For zmq::poll (zmq_pollitem_t::socket). Null once closed.
   void* handle() noexcept;

@@ -12,10 +12,10 @@ namespace weightcast::stream {
 
 /// What the options say.
 struct KeyChoice {
-  std::string place;        ///< the meeting place, <base>/<job>/<policy>
-  std::string folder;       ///< option `keys`
-  std::string listen;       ///< option `listen`; empty: not given
-  std::string coordinator;  ///< option `coordinator`; empty: on this host
+  std::string place;          ///< the meeting place, <base>/<job>/<policy>
+  std::string folder{};       ///< option `keys`
+  std::string listen{};       ///< option `listen`; empty: not given
+  std::string coordinator{};  ///< option `coordinator`; empty: on this host
 };
 
 /// Loads the keys of a job. Without a folder they are those in `<base>/<job>/.keys` (no policy has

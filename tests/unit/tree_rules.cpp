@@ -44,6 +44,7 @@ const std::map<std::string, Names> kRooms = {
 const std::map<std::string, Names> kLibraries = {
     {"boost/", {"staging"}},
     {"spdlog/", {"base"}},
+    {"CLI/", {"cli"}},
     {"zmq", {"keys", "stream", "transport"}},
     {"google/protobuf/", {"protocol", "transport"}},
 };
