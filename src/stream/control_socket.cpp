@@ -186,6 +186,8 @@ struct ControlServer::Impl : Socket {
     if (!address) return address.status();
     auto impl = std::make_unique<Impl>(limits);
     impl->use_tcp(*address);
+    // A burst of connections (all engines of a job, or a flood) must not cost others a second.
+    impl->socket.set(zmq::sockopt::backlog, 1024);
     auto zap = keys::Zap::start(impl->context.handle(), keys);
     if (!zap) return zap.status();
     impl->zap = std::move(*zap);
