@@ -14,8 +14,8 @@
 #include "base/log.hpp"
 #include "base/signal_mask.hpp"
 #include "protocol/receiver.hpp"
-#include "protocol/wire.hpp"
-#include "stream/control_socket.hpp"
+#include "stream/coordinator_link.hpp"
+#include "stream/job_keys.hpp"
 #include "stream/rendezvous.hpp"
 #include "stream/wait.hpp"
 #include "stream/waker.hpp"
@@ -27,7 +27,6 @@
 namespace weightcast {
 namespace {
 
-constexpr auto kSeekPeriod = std::chrono::milliseconds(50);
 constexpr auto kFarewell = std::chrono::milliseconds(100);  ///< for the Bye to go out
 constexpr int kMaxMessagesATurn = 256;
 
@@ -51,7 +50,8 @@ protocol::ReceiverConfig receiver_config(const SubscriberOptions& options) {
 
 class Subscriber::Impl {
  public:
-  Impl(SubscriberOptions options, std::string place, std::shared_ptr<Applier> applier);
+  Impl(SubscriberOptions options, std::string place, stream::Keys keys,
+       std::shared_ptr<Applier> applier);
   ~Impl();
 
   void start();
@@ -92,18 +92,17 @@ class Subscriber::Impl {
 
   // The I/O thread's own.
   protocol::Receiver receiver_;
-  std::unique_ptr<stream::ControlClient> client_;
-  std::string connected_to_;
-  Clock::time_point next_seek_;
+  stream::CoordinatorLink link_;
   std::unique_ptr<subscriber::Stager> stager_;
   std::thread thread_;
 };
 
-Subscriber::Impl::Impl(SubscriberOptions options, std::string place,
+Subscriber::Impl::Impl(SubscriberOptions options, std::string place, stream::Keys keys,
                        std::shared_ptr<Applier> applier)
     : options_(std::move(options)),
       place_(std::move(place)),
-      receiver_(receiver_config(options_), Clock::now()) {
+      receiver_(receiver_config(options_), Clock::now()),
+      link_({place_, options_.coordinator, std::move(keys)}) {
   const bool flip = options_.activation == Activation::kFlip;
   status_.activation = flip ? Activation::kFlip : Activation::kView;
   status_.activation_reason =
@@ -155,14 +154,14 @@ void Subscriber::Impl::run() {
   }
   receiver_.leave(Clock::now());
   flush_machine();
-  if (client_) client_->close(kFarewell);
+  link_.close(kFarewell);
 }
 
 void Subscriber::Impl::turn() {
   const auto before = Clock::now();
   const auto wait = std::chrono::ceil<std::chrono::milliseconds>(receiver_.next_wakeup() - before);
   stream::wait_for_work(
-      waker_, nullptr, client_.get(),
+      waker_, {link_.handle()},
       std::clamp(wait, std::chrono::milliseconds(0), std::chrono::milliseconds(1000)));
   // What came while this process did not run is heard before the clock is looked at.
   pump();
@@ -177,18 +176,10 @@ void Subscriber::Impl::turn() {
 }
 
 void Subscriber::Impl::pump() {
-  if (!client_) return;
   for (int i = 0; i < kMaxMessagesATurn; ++i) {
-    const auto received = client_->receive();
-    if (!received) return;
-    const auto message =
-        protocol::decode(std::as_bytes(std::span(received->bytes.data(), received->bytes.size())));
-    if (message) {
-      receiver_.receive(Clock::now(), *message);
-    } else {
-      const std::lock_guard lock(mutex_);
-      ++status_.dropped_messages;
-    }
+    const auto message = link_.receive();
+    if (!message) return;
+    receiver_.receive(Clock::now(), *message);
   }
 }
 
@@ -221,9 +212,7 @@ void Subscriber::Impl::take_events() {
 void Subscriber::Impl::flush_machine() {
   for (auto& action : receiver_.take_actions()) stager_->perform(std::move(action));
   for (const auto& message : receiver_.take_outbox()) {
-    if (!client_) continue;  // said again once there is a connection
-    [[maybe_unused]] const Status sent =
-        client_->send(std::span<const char>(protocol::encode(message)));
+    link_.send(message);
     const auto* state = std::get_if<protocol::ReceiverState>(&message.body);
     if (state != nullptr && state->phase == protocol::Phase::kStaged) {
       base::failpoint("engine.staged", 0);
@@ -245,22 +234,8 @@ void Subscriber::Impl::publish_state() {
 }
 
 void Subscriber::Impl::seek() {
-  const auto now = Clock::now();
-  if (receiver_.attached() || now < next_seek_) return;
-  next_seek_ = now + kSeekPeriod;
-  if (receiver_.take_reconnect()) {
-    client_.reset();
-    connected_to_.clear();
-  }
-  const auto announcement = stream::read_announcement(place_);
-  if (!announcement || announcement->endpoint == connected_to_) return;
-  auto client = stream::ControlClient::connect(announcement->endpoint);
-  if (!client) {
-    base::log(LogLevel::kWarn, "event=connect_failed why=\"" + client.status().to_string() + "\"");
-    return;
-  }
-  client_ = std::move(*client);
-  connected_to_ = announcement->endpoint;
+  if (receiver_.attached()) return;
+  link_.seek(Clock::now(), [this] { return receiver_.take_reconnect(); });
 }
 
 void Subscriber::Impl::serve(std::shared_ptr<Image> image) {
@@ -312,8 +287,10 @@ std::string Subscriber::Impl::what_is_missing() const {
   }
   if (refused_) return "the trainer of " + who + " refuses this worker: " + refused_->message;
   if (!status_.attached) {
-    return "no trainer of " + who + " is heard; is it running, with the same job, policy and "
-           "directory (" + place_ + ")?";
+    return "no trainer of " + who + " is heard; is it running, with the same job, policy and " +
+           (options_.coordinator.empty()
+                ? "directory (" + place_ + ")?"
+                : "keys, and does it listen at " + options_.coordinator + " (option `listen`)?");
   }
   return "the trainer of " + who + " has published no version yet";
 }
@@ -356,6 +333,7 @@ SubscriberStatus Subscriber::Impl::status() const {
   const std::lock_guard lock(mutex_);
   SubscriberStatus status = status_;
   status.leases = leases_->count();
+  status.dropped_messages += link_.malformed();
   return status;
 }
 
@@ -389,7 +367,11 @@ Result<Subscriber> Subscriber::open(SubscriberOptions options, std::shared_ptr<A
                                        base::environment("XDG_RUNTIME_DIR").value_or(""),
                                        options.job, options.policy);
     if (!place) return place.status();
-    auto impl = std::make_unique<Impl>(std::move(options), std::move(*place), std::move(applier));
+    auto keys = stream::control_keys({*place, options.keys, {}, options.coordinator},
+                                     keys::Role::kEngine);
+    if (!keys) return keys.status();
+    auto impl = std::make_unique<Impl>(std::move(options), std::move(*place), std::move(*keys),
+                                       std::move(applier));
     impl->start();
     return Subscriber(std::move(impl));
   } catch (const std::exception& error) {

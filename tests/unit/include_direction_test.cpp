@@ -91,6 +91,7 @@ INSTANTIATE_TEST_SUITE_P(
         Arrow{"src/stream/a.cpp", "\"publisher/b.hpp\""},
         Arrow{"src/subscriber/a.cpp", "\"publisher/b.hpp\""},
         Arrow{"src/publisher/a.cpp", "\"subscriber/b.hpp\""},
+        Arrow{"src/keys/a.cpp", "\"stream/b.hpp\""}, Arrow{"src/base/a.cpp", "<CLI/CLI.hpp>"},
         Arrow{"src/cli/a.cpp", "\"base/clock.hpp\""}, Arrow{"src/base/a.cpp", "\"clock.hpp\""},
         Arrow{"src/base/a.cpp", "\"../plan/b.hpp\""}, Arrow{"src/a.cpp", "<vector>"},
         Arrow{"src/unknown/a.cpp", "<vector>"}, Arrow{"src/base/a.cpp", "<ATen/core/Tensor.h>"},

@@ -46,6 +46,7 @@ const std::map<std::string, Names> kLibraries = {
     {"boost/", {"staging"}},
     {"spdlog/", {"base"}},
     {"toml.hpp", {"config"}},
+    {"CLI/", {"cli"}},
     {"zmq", {"keys", "stream", "transport"}},
     {"google/protobuf/", {"protocol", "transport"}},
 };

@@ -1,0 +1,35 @@
+#include "cli/keygen.hpp"
+
+#include <ostream>
+
+#include <weightcast/keys.hpp>
+
+namespace weightcast::cli {
+
+int keygen(const std::string& directory, std::ostream& out, std::ostream& err) {
+  if (const Status status = make_keys(directory); !status) {
+    err << "weightcast keygen: " << status.message() << "\n";
+    return 1;
+  }
+  out << "Made new keys in " << directory
+      << " (readable by you alone):\n"
+         "  trainer.secret    SECRET: for hosts with trainer ranks, and nobody else\n"
+         "  engine.secret     SECRET: for hosts with engines, and nobody else\n"
+         "  trainer.public    engine.public      by which each side knows the other\n"
+         "  trainer.allowed   engine.allowed     public keys that count as that role, one a line\n"
+         "\n"
+         "Copy the folder to every host of the job, over a channel that you trust (scp -p), "
+         "without\n"
+         "engine.secret where no engine runs and without trainer.secret where no trainer rank "
+         "runs.\n"
+         "Secret files keep mode 0600, and nobody else may write to the folder. Then name it on "
+         "each\n"
+         "host by option `keys` of the trainer (with `listen` on rank 0) and of the engines (with\n"
+         "`coordinator`).\n";
+  out.flush();
+  if (out) return 0;
+  err << "weightcast keygen: the keys are made, but standard output cannot be written to\n";
+  return 1;
+}
+
+}  // namespace weightcast::cli
