@@ -254,6 +254,7 @@ void Source::say_hello(Clock::time_point now) {
   hello.launch = config_.launch;
   hello.policy = config_.policy;
   hello.highest_run = run_;
+  hello.clock = config_.clock;
   hello.next_point = started_ ? next_point_ : 0;
   send(std::move(hello));
   next_send_ = now + config_.heartbeat;

@@ -17,6 +17,7 @@ struct SourceConfig {
   std::string launch;
   std::string policy;
   std::uint64_t incarnation = 1;  ///< the first one; rises at every rejoin
+  std::string clock;              ///< identity of this host's monotonic clock
   std::uint64_t max_coalesced = ~std::uint64_t{0};
   Duration heartbeat = std::chrono::milliseconds(100);
   Duration member_timeout = std::chrono::seconds(2);

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "base/failpoint.hpp"
+#include "base/host.hpp"
 #include "base/log.hpp"
 #include "base/signal_mask.hpp"
 #include "protocol/wire.hpp"
@@ -29,6 +30,7 @@ protocol::SourceConfig source_config(const PublisherOptions& options, std::uint6
   config.launch = options.launch;
   config.policy = options.policy;
   config.incarnation = incarnation;
+  config.clock = base::host_identity();
   config.max_coalesced = options.max_coalesced;
   config.heartbeat = options.heartbeat;
   config.member_timeout = options.member_timeout;
@@ -96,6 +98,10 @@ Status ControlLoop::become_coordinator() {
   config.attempt_timeout = options_.attempt_timeout;
   config.compare_every = options_.compare_every;
   config.min_receivers = options_.min_receivers;
+  config.p2p = options_.mode == Mode::kP2p;
+  config.slots = options_.slots;
+  config.max_dirty = options_.max_dirty;
+  config.clock = base::host_identity();
   rendezvous_ = std::move(*rendezvous);
   listening_ = servers->listening();
   servers_.emplace(std::move(*servers));
