@@ -5,9 +5,8 @@
 //                          // `number`; empty while somebody holds the slot
 //   bool can_overwrite(slot);  // whether the source could take the slot back now
 //   void restart();            // the source ends and another life of it begins, with empty slots
-//   static constexpr bool kAsksAPeer;  // acquire() answers at once, and what the source says of
-//   it,
-//                          // holding and letting go included, comes later
+//   static constexpr bool kAsksAPeer;  // acquire() answers at once; that the source holds the
+//                          // segment, has let it go, or refuses it, shows later
 #pragma once
 
 #include <gtest/gtest.h>
