@@ -69,6 +69,7 @@ TYPED_TEST_P(TransportEndurance, ManyLivesOfASourceDoNotGrowAnything) {
     for (std::uint32_t slot = 0; slot < kSlots; ++slot) {
       const auto segment = this->acquire(*lane, this->publish(slot, life, 1000));
       ASSERT_TRUE(segment);
+      ASSERT_TRUE(this->is_held(slot));
     }
     if (life == 2) {
       descriptors = open_descriptors();

@@ -115,10 +115,17 @@ Result<DataRequest> decode_request(std::span<const std::byte> bytes) {
   DataRequest out;
   out.id = in.id();
   switch (in.kind()) {
-    case data::KIND_HOLD: out.kind = RequestKind::kHold; break;
-    case data::KIND_BUCKET: out.kind = RequestKind::kBucket; break;
-    case data::KIND_RELEASE: out.kind = RequestKind::kRelease; break;
-    default: return invalid("expected a known kind of request, got " + std::to_string(in.kind()));
+    case data::KIND_HOLD:
+      out.kind = RequestKind::kHold;
+      break;
+    case data::KIND_BUCKET:
+      out.kind = RequestKind::kBucket;
+      break;
+    case data::KIND_RELEASE:
+      out.kind = RequestKind::kRelease;
+      break;
+    default:
+      return invalid("expected a known kind of request, got " + std::to_string(in.kind()));
   }
   if (Status s = read(in.segment(), out.segment); !s) return s;
   if (out.kind != RequestKind::kBucket) return out;

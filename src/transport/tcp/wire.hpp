@@ -1,8 +1,8 @@
 // Requests for buckets and their replies as bytes (proto/data.proto), and the check of everything
 // that comes from a peer.
 //
-// A request is one frame. A reply is one frame, and where it is good news for a bucket, a second one
-// with the bucket's bytes.
+// A request is one frame. A reply is one frame, and where it is good news for a bucket, a second
+// one with the bucket's bytes.
 #pragma once
 
 #include <cstddef>
@@ -33,9 +33,9 @@ enum class RequestKind { kHold = 1, kBucket = 2, kRelease = 3 };
 struct DataRequest {
   std::uint64_t id = 0;  ///< the reply's; chosen by who asks
   RequestKind kind = RequestKind::kHold;
-  SegmentAddress segment;     ///< without endpoint and from_engine, which are not sent
-  std::uint64_t offset = 0;   ///< of a bucket without strips
-  std::uint64_t bytes = 0;    ///< of the bucket, strips or not
+  SegmentAddress segment;    ///< without endpoint and from_engine, which are not sent
+  std::uint64_t offset = 0;  ///< of a bucket without strips
+  std::uint64_t bytes = 0;   ///< of the bucket, strips or not
   std::vector<Strip> strips{};
   bool want_digest = false;
 };
@@ -43,7 +43,7 @@ struct DataRequest {
 struct DataReply {
   std::uint64_t id = 0;
   Status status;
-  std::uint64_t bytes = 0;  ///< of the payload that follows; 0: none does
+  std::uint64_t bytes = 0;               ///< of the payload that follows; 0: none does
   std::optional<base::Digest> digest{};  ///< of those bytes, the first one being byte 0
 };
 
