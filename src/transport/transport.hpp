@@ -43,7 +43,7 @@ struct Strip {
 struct Bucket {
   std::uint64_t id = 0;
   std::uint64_t offset = 0;  ///< from the start of the segment's payload
-  std::span<std::byte> destination;
+  std::span<std::byte> destination;  ///< with strips and place(), may be empty
   /// Copies `source` to where the bucket's bytes [at, at + source.size()) belong, and may verify what
   /// it placed while that is still in cache. Called from one thread at a time for consecutive pieces
   /// of the bucket; without strips each but the last is a multiple of 4096 bytes. Empty: a plain
@@ -67,7 +67,7 @@ struct Completion {
 };
 
 /// A version's bytes, held still: as long as the segment lives the source does not overwrite them.
-/// May outlive the lane that it came from.
+/// May outlive the lane that it came from; where view() shows nothing, it holds nothing then.
 class Segment {
  public:
   virtual ~Segment() = default;

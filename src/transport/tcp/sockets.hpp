@@ -1,0 +1,36 @@
+// What the data sockets of both sides have in common.
+#pragma once
+
+#include <string>
+#include <zmq.hpp>
+
+#include <weightcast/status.hpp>
+
+namespace weightcast::transport {
+
+/// Sets the bounds that both sides share: who connects and says nothing, or is silent later, is cut
+/// off within seconds; nothing waits for a peer at the end. Throws zmq::error_t.
+inline void set_common_options(zmq::socket_t& socket, int socket_buffer_bytes) {
+  socket.set(zmq::sockopt::linger, 0);
+  // Milliseconds.
+  socket.set(zmq::sockopt::handshake_ivl, 3000);
+  socket.set(zmq::sockopt::heartbeat_ivl, 1000);
+  socket.set(zmq::sockopt::heartbeat_timeout, 5000);
+  socket.set(zmq::sockopt::heartbeat_ttl, 5000);
+  if (socket_buffer_bytes > 0) {
+    socket.set(zmq::sockopt::sndbuf, socket_buffer_bytes);
+    socket.set(zmq::sockopt::rcvbuf, socket_buffer_bytes);
+  }
+}
+
+/// An error of ZeroMQ as ours.
+inline Status socket_error(const std::string& what, const zmq::error_t& error) {
+  const int number = error.num();
+  const Code code = number == EMFILE || number == ENFILE || number == ENOMEM ? Code::kExhausted
+                    : number == EADDRINUSE                                   ? Code::kExists
+                    : number == EINVAL || number == EPROTONOSUPPORT          ? Code::kInvalid
+                                                                             : Code::kDenied;
+  return {code, what + ": " + error.what()};
+}
+
+}  // namespace weightcast::transport

@@ -1,0 +1,452 @@
+#include "transport/tcp/tcp_lane.hpp"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "base/signal_mask.hpp"
+#include "codec/digest.hpp"
+#include "transport/bucket_runs.hpp"
+
+namespace weightcast::transport {
+namespace {
+
+constexpr auto kLook = std::chrono::milliseconds(20);       // where a timer may be due
+constexpr auto kIdleLook = std::chrono::milliseconds(200);  // where only holds are
+constexpr Duration kFirstBackoff = std::chrono::milliseconds(200);
+constexpr Duration kMostBackoff = std::chrono::seconds(2);
+/// A connection that stands and says nothing at all is begun anew.
+constexpr auto kSilence = std::chrono::seconds(6);
+constexpr auto kNoRoom = std::chrono::milliseconds(50);
+constexpr int kRepliesATurn = 64;
+
+std::string random_identity() {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::random_device random;
+  std::string text;
+  for (int i = 0; i < 32; ++i) text += kDigits[random() % 16];
+  return text;
+}
+
+Server server_of(const SegmentAddress& address) { return {address.endpoint, address.from_engine}; }
+
+/// What came for a bucket, until it is placed.
+struct Received {
+  zmq::message_t payload;
+  std::shared_ptr<LaneBook> book;
+  OpenBucket open;
+  std::uint64_t bytes = 0;
+
+  ~Received() {
+    payload.rebuild();
+    open = OpenBucket{};
+    book->placed(bytes);
+  }
+};
+
+}  // namespace
+
+TcpLane::TcpLane(zmq::context_t& context, const TcpOptions& options, const LaneOptions& lane,
+                 std::unique_ptr<Flight> flight, SharedCounters& counters)
+    : context_(context),
+      lane_(lane),
+      counters_(counters),
+      book_(std::make_shared<LaneBook>(options, std::move(flight))),
+      pool_(lane.copy_threads, *book_->flight),
+      identity_(random_identity()) {}
+
+TcpLane::~TcpLane() {
+  abort();
+  stopping_ = true;
+  book_->waker.wake();
+  if (thread_.joinable()) thread_.join();
+}
+
+Status TcpLane::start() {
+  const base::ScopedSignalMask mask;
+  try {
+    thread_ = std::thread([this] { run(); });
+  } catch (const std::system_error& error) {
+    return Status(Code::kExhausted, std::string("cannot start a lane's thread: ") + error.what() +
+                                        "; raise the limit on threads (ulimit -u)");
+  }
+  return pool_.start();
+}
+
+Result<std::shared_ptr<Segment>> TcpLane::acquire(const SegmentAddress& address) {
+  if (!address.endpoint.starts_with("tcp://") || address.object.empty() ||
+      address.object.size() > kMaxObjectBytes) {
+    return Status(Code::kInvalid,
+                  "expected the name of an object and an endpoint tcp://host:port "
+                  "that serves it, got \"" +
+                      address.object + "\" at \"" + address.endpoint + "\"");
+  }
+  return std::shared_ptr<Segment>(book_->hold(address));
+}
+
+Status TcpLane::submit(const std::shared_ptr<Segment>& segment, Bucket bucket) {
+  auto tcp = std::dynamic_pointer_cast<TcpSegment>(segment);
+  if (!tcp || !tcp->is_of(*book_)) {
+    return Status(Code::kInvalid, "submit needs a segment that this tcp lane acquired");
+  }
+  if (Status fits = check_bucket(bucket, tcp->address().payload_bytes); !fits) return fits;
+  const std::uint64_t bytes = bucket.bytes();
+  if (bytes > kMaxBucketBytes || bucket.strips.size() > kMaxStrips) {
+    return Status(Code::kInvalid,
+                  "bucket " + std::to_string(bucket.id) + " has " + std::to_string(bytes) +
+                      " bytes in " + std::to_string(bucket.strips.size()) +
+                      " strips, expected at most " + std::to_string(kMaxBucketBytes) + " in " +
+                      std::to_string(kMaxStrips) + ": cut it into smaller ones");
+  }
+  if (Status begun = book_->flight->begin(); !begun) return begun;
+  OpenBucket open;
+  open.bucket = std::move(bucket);
+  open.segment = std::move(tcp);
+  open.bytes = bytes;
+  book_->open(std::move(open));
+  return Status::ok();
+}
+
+void TcpLane::abort() noexcept {
+  book_->flight->refuse();
+  book_->abort();
+  pool_.abort();
+}
+
+void TcpLane::run() {
+  ::pthread_setname_np(::pthread_self(), "wc-tcp-lane");
+  std::vector<zmq::pollitem_t> items;
+  while (!stopping_) {
+    wait(items);
+    const auto now = Clock::now();
+    for (const auto& link : links_) {
+      note_changes(*link, now);
+      take_replies(*link, now);
+    }
+    look_at_time(now);
+    tell(now);
+    ask(now);
+    drop_unused_links();
+  }
+  part();
+}
+
+void TcpLane::wait(std::vector<zmq::pollitem_t>& items) {
+  items.assign(1, {nullptr, book_->waker.fd(), ZMQ_POLLIN, 0});
+  for (const auto& link : links_) {
+    if (!link->connection || link->connection->handle() == nullptr) continue;
+    const bool full = link->blocked && link->connection->up();
+    items.push_back({link->connection->handle(), 0,
+                     static_cast<short>(full ? ZMQ_POLLIN | ZMQ_POLLOUT : ZMQ_POLLIN), 0});
+    items.push_back({link->connection->events_handle(), 0, ZMQ_POLLIN, 0});
+  }
+  std::chrono::milliseconds patience(1000);
+  {
+    const std::lock_guard guard(book_->mutex);
+    if (!book_->holds.empty()) patience = kIdleLook;
+    if (!book_->open_buckets.empty()) patience = kLook;
+  }
+  try {
+    zmq::poll(items.data(), items.size(), patience);
+  } catch (const zmq::error_t&) {
+    // Interrupted, or a socket that is just going: looked at again.
+  }
+  if (items[0].revents != 0) book_->waker.drain();
+}
+
+/// The link, made where it is new.
+TcpLane::Link& TcpLane::link_to(const SegmentAddress& address) {
+  const Server server = server_of(address);
+  for (const auto& link : links_) {
+    if (link->server == server) return *link;
+  }
+  auto link = std::make_unique<Link>();
+  link->server = server;
+  link->backoff = kFirstBackoff;
+  link->heard = link->progress = Clock::now();
+  links_.push_back(std::move(link));
+  return *links_.back();
+}
+
+/// @return whether there is a socket; where not, it is tried again later
+bool TcpLane::open(Link& link) {
+  if (link.connection) return true;
+  if (link.reopen_at != Clock::time_point{}) return false;
+  const TcpOptions& options = book_->options;
+  auto opened = Connection::open(
+      context_, {.endpoint = link.server.endpoint,
+                 .identity = identity_,
+                 .keys = options.keys,
+                 .server = link.server.is_engine ? keys::Role::kEngine : keys::Role::kTrainer,
+                 .queued_messages = static_cast<int>(std::min(lane_.max_in_flight, 1024U)) + 64,
+                 .socket_buffer_bytes = options.socket_buffer_bytes});
+  if (opened) {
+    link.connection = std::move(*opened);
+    return true;
+  }
+  link.reopen_at = Clock::now() + kMostBackoff;
+  return false;
+}
+
+void TcpLane::note_changes(Link& link, Clock::time_point now) {
+  if (!link.connection) return;
+  using Change = Connection::Change;
+  for (Change change; (change = link.connection->next_change()) != Change::kNone;) {
+    if (change == Change::kUp) {
+      ++counters_.connected;
+      link.backoff = kFirstBackoff;
+      link.reopen_at = {};
+      link.blocked = false;
+      link.heard = now;
+    } else if (change == Change::kLost) {
+      ++counters_.lost;
+      lost(link);
+    } else {
+      // ZeroMQ does not try again by itself after some of these.
+      link.reopen_at = now + link.backoff;
+      link.backoff = std::min(2 * link.backoff, kMostBackoff);
+      if (change != Change::kDenied) continue;
+      const Status why(Code::kDenied, link.server.endpoint + ": " + link.connection->trouble() +
+                                          "; give both sides keys of one `weightcast keygen`");
+      std::vector<std::uint64_t> ended;
+      {
+        const std::lock_guard guard(book_->mutex);
+        for (const auto& [id, hold] : book_->holds) {
+          if (server_of(hold.address) == link.server) ended.push_back(id);
+        }
+      }
+      for (const std::uint64_t hold : ended) book_->end_open(hold, why);
+    }
+  }
+}
+
+/// What this connection was asked for will not come by it.
+void TcpLane::lost(Link& link) {
+  const std::lock_guard guard(book_->mutex);
+  for (auto& [id, hold] : book_->holds) {
+    if (server_of(hold.address) == link.server) hold.told = false;
+  }
+  for (auto& [id, open] : book_->open_buckets) {
+    if (!open.asked || server_of(open.segment->address()) != link.server) continue;
+    open.asked = false;
+    book_->credit_used -= open.bytes;
+  }
+}
+
+void TcpLane::reopen(Link& link) {
+  lost(link);
+  link.reopen_at = {};
+  link.blocked = false;
+  link.heard = Clock::now();
+  if (link.connection && !link.connection->reopen()) {
+    link.reopen_at = Clock::now() + kMostBackoff;
+  }
+}
+
+void TcpLane::take_replies(Link& link, Clock::time_point now) {
+  if (!link.connection) return;
+  for (int i = 0; i < kRepliesATurn; ++i) {
+    auto reply = link.connection->receive();
+    if (!reply) return;
+    link.heard = now;
+    take(link, std::move(*reply), now);
+  }
+  book_->waker.wake();  // perhaps there are more
+}
+
+void TcpLane::take(Link& link, Connection::Reply reply, Clock::time_point now) {
+  const std::uint64_t id = reply.header.id;
+  if (!reply.header.status) return take_bad_news(id, reply.header.status, now);
+  auto open = book_->take(id);
+  if (!open) return;  // said to a hold, or come before
+  link.progress = now;
+  if (reply.header.bytes != open->bytes) {
+    ++counters_.corrupt;
+    book_->placed(open->bytes);
+    return book_->came_spoiled(id, std::move(*open));
+  }
+  counters_.received_bytes += reply.header.bytes;
+  place(id, std::move(*open), std::move(reply));
+}
+
+void TcpLane::take_bad_news(std::uint64_t id, const Status& what, Clock::time_point now) {
+  const bool of_version =
+      what.code() == Code::kStale || what.code() == Code::kNotFound || what.code() == Code::kDenied;
+  const bool for_good =
+      of_version || what.code() == Code::kInvalid || what.code() == Code::kMismatch;
+  std::uint64_t hold = 0;
+  {
+    const std::lock_guard guard(book_->mutex);
+    const auto open = book_->open_buckets.find(id);
+    if (open != book_->open_buckets.end()) hold = open->second.segment->hold();
+    for (const auto& [number, held] : book_->holds) {
+      if (held.request == id) hold = number;
+    }
+    const auto held = book_->holds.find(hold);
+    if (held == book_->holds.end()) return;
+    if (for_good) {
+      if (of_version || open == book_->open_buckets.end()) {
+        held->second.verdict = what;
+        held->second.told = false;
+      }
+    } else if (open != book_->open_buckets.end()) {
+      // No room there at present.
+      if (open->second.asked) book_->credit_used -= open->second.bytes;
+      open->second.asked = false;
+      open->second.not_before = now + kNoRoom;
+    }
+  }
+  if (!for_good) return;
+  if (of_version) return book_->end_open(hold, what);
+  if (auto open = book_->take(id)) {
+    const std::uint64_t bucket = open->bucket.id;
+    book_->placed(open->bytes);
+    open.reset();
+    book_->flight->end({bucket, what});
+  }
+}
+
+void TcpLane::place(std::uint64_t id, OpenBucket open, Connection::Reply reply) {
+  auto received = std::make_shared<Received>();
+  received->payload = std::move(reply.payload);
+  received->book = book_;
+  received->bytes = open.bytes;
+  received->open = std::move(open);
+  CopyPool::Job job;
+  job.payload = {received->payload.data<const std::byte>(), received->payload.size()};
+  job.bytes = received->payload.size();
+  job.bucket = std::move(received->open.bucket);
+  if (reply.header.digest) {
+    job.admit = [this, id, digest = *reply.header.digest](CopyPool::Job& it) {
+      if (codec::digest(it.payload.data(), it.payload.size(), 0) == digest) return true;
+      ++counters_.corrupt;
+      auto* const back = static_cast<Received*>(it.held.get());
+      OpenBucket again = std::move(back->open);
+      again.bucket = std::move(it.bucket);
+      book_->came_spoiled(id, std::move(again));
+      return false;
+    };
+  }
+  job.held = std::move(received);
+  pool_.put(std::move(job));
+}
+
+/// Says what this lane holds, and what no more.
+void TcpLane::tell(Clock::time_point now) {
+  const std::lock_guard guard(book_->mutex);
+  for (const SegmentAddress& address : std::exchange(book_->releases, {})) {
+    Link& link = link_to(address);
+    // Unsaid, the server finds out by the silence.
+    if (!link.connection) continue;
+    link.connection->send(
+        encode(DataRequest{.id = 0, .kind = RequestKind::kRelease, .segment = address}));
+  }
+  for (auto& [id, hold] : book_->holds) {
+    if (!hold.verdict) continue;
+    if (hold.told && now - hold.told_at < book_->options.hold_every) continue;
+    Link& link = link_to(hold.address);
+    if (!open(link)) continue;
+    const std::uint64_t request = book_->next_id++;
+    const bool sent = link.connection->send(
+        encode(DataRequest{.id = request, .kind = RequestKind::kHold, .segment = hold.address}));
+    if (!sent) {
+      link.blocked = true;
+      continue;
+    }
+    hold.told = true;
+    hold.told_at = now;
+    hold.request = request;
+  }
+}
+
+/// Asks for as many buckets as the credit allows, oldest first.
+void TcpLane::ask(Clock::time_point now) {
+  const std::lock_guard guard(book_->mutex);
+  for (auto& [id, open] : book_->open_buckets) {
+    if (open.asked || now < open.not_before) continue;
+    if (book_->credit_used > 0 && book_->credit_used + open.bytes > book_->options.credit_bytes) {
+      return;
+    }
+    const auto hold = book_->holds.find(open.segment->hold());
+    if (!hold->second.told) continue;
+    Link& link = link_to(hold->second.address);
+    if (!link.connection) continue;
+    if (!link.connection->send(open.request)) {
+      link.blocked = true;
+      continue;
+    }
+    link.blocked = false;
+    if (std::exchange(open.asked_before, true)) ++counters_.resent;
+    open.asked = true;
+    open.asked_at = now;
+    book_->credit_used += open.bytes;
+  }
+}
+
+void TcpLane::look_at_time(Clock::time_point now) {
+  const TcpOptions& options = book_->options;
+  std::vector<std::pair<std::uint64_t, Status>> given_up;
+  for (const auto& link : links_) {
+    bool waits = false;
+    {
+      const std::lock_guard guard(book_->mutex);
+      for (auto& [id, open] : book_->open_buckets) {
+        if (server_of(open.segment->address()) != link->server) continue;
+        if (now - std::max(open.opened_at, link->progress) > options.give_up_after) {
+          const std::string trouble =
+              link->connection ? link->connection->trouble() : "there is no socket to ask by";
+          given_up.emplace_back(
+              open.segment->hold(),
+              Status(Code::kUnavailable,
+                     link->server.endpoint + " has answered nothing for " +
+                         std::to_string(options.give_up_after.count() / 1'000'000'000) + " s (" +
+                         trouble +
+                         "); check that it runs, that its port can be "
+                         "reached, and that both sides have the same keys"));
+        }
+        if (!open.asked) continue;
+        waits = true;
+        if (now - std::max(open.asked_at, link->progress) < open.patience) continue;
+        open.patience = std::min(2 * open.patience, options.retry_most);
+        open.asked = false;
+        book_->credit_used -= open.bytes;
+      }
+    }
+    const bool due = link->reopen_at != Clock::time_point{} && now >= link->reopen_at;
+    const bool dumb = waits && now - link->heard > kSilence;
+    if (due || dumb) reopen(*link);
+  }
+  for (const auto& [hold, why] : given_up) book_->end_open(hold, why);
+}
+
+void TcpLane::drop_unused_links() {
+  if (links_.size() < 2) return;
+  const std::lock_guard guard(book_->mutex);
+  // The newest stays, so that the next version finds its connection.
+  const Link* const newest = links_.back().get();
+  std::erase_if(links_, [&](const std::unique_ptr<Link>& link) {
+    if (link.get() == newest) return false;
+    return std::none_of(book_->holds.begin(), book_->holds.end(), [&](const auto& entry) {
+      return server_of(entry.second.address) == link->server;
+    });
+  });
+}
+
+/// The lane's end: what it held is let go of.
+void TcpLane::part() {
+  {
+    const std::lock_guard guard(book_->mutex);
+    for (auto& [id, hold] : book_->holds) {
+      if (hold.told) book_->releases.push_back(hold.address);
+      hold.verdict = Status(Code::kCancelled, "the lane has ended");
+    }
+  }
+  tell(Clock::now());
+  for (const auto& link : links_) {
+    if (link->connection) link->connection->part();
+  }
+}
+
+}  // namespace weightcast::transport

@@ -1,0 +1,169 @@
+#include "transport/tcp/wire.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "proto/data.pb.h"
+#include "transport/bucket_runs.hpp"
+
+namespace weightcast::transport {
+namespace {
+
+constexpr std::size_t kMaxTextBytes = 1024;
+
+Status invalid(std::string what) {
+  return {Code::kInvalid, std::move(what) +
+                              "; the sender is damaged or runs another weightcast: run the same "
+                              "version on both sides"};
+}
+
+bool is_control(char c) noexcept { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
+
+template <class Message>
+Status parse(std::span<const std::byte> bytes, std::size_t limit, Message& out) {
+  if (bytes.size() > limit || !out.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return invalid("expected a message of the data plane of at most " + std::to_string(limit) +
+                   " bytes, got " + std::to_string(bytes.size()) + " bytes that are none");
+  }
+  if (out.format() != kDataFormat) {
+    return {Code::kMismatch, "expected data format " + std::to_string(kDataFormat) + ", got " +
+                                 std::to_string(out.format()) +
+                                 "; install the same weightcast in trainer and engines"};
+  }
+  return Status::ok();
+}
+
+Status read(const data::Segment& in, SegmentAddress& out) {
+  out.object = in.object();
+  out.version = {{in.run_started_us(), in.run_tie()}, in.number()};
+  out.generation = in.generation();
+  out.payload_bytes = in.payload_bytes();
+  if (out.object.empty() || out.object.size() > kMaxObjectBytes ||
+      std::any_of(out.object.begin(), out.object.end(), is_control)) {
+    return invalid("expected an object's name of 1 to " + std::to_string(kMaxObjectBytes) +
+                   " characters, got " + std::to_string(out.object.size()) +
+                   " bytes that are none");
+  }
+  return Status::ok();
+}
+
+Status check_range(const DataRequest& request) {
+  const std::uint64_t payload = request.segment.payload_bytes;
+  std::uint64_t bytes = request.bytes;
+  if (!request.strips.empty()) {
+    const auto sum = check_strips(request.strips, payload);
+    if (!sum) return sum.status();
+    bytes = *sum;
+  } else if (request.offset > payload || bytes > payload - request.offset) {
+    return invalid("expected a range inside a payload of " + std::to_string(payload) +
+                   " bytes, got " + std::to_string(bytes) + " at " +
+                   std::to_string(request.offset));
+  }
+  if (bytes != request.bytes || bytes > kMaxBucketBytes) {
+    return invalid("expected a bucket of at most " + std::to_string(kMaxBucketBytes) +
+                   " bytes whose strips make its size, got one of " +
+                   std::to_string(request.bytes) + " with strips of " + std::to_string(bytes));
+  }
+  return Status::ok();
+}
+
+}  // namespace
+
+std::string encode(const DataRequest& request) {
+  data::Request out;
+  out.set_format(kDataFormat);
+  out.set_id(request.id);
+  out.set_kind(static_cast<data::Kind>(request.kind));
+  data::Segment& segment = *out.mutable_segment();
+  segment.set_object(request.segment.object);
+  segment.set_run_started_us(request.segment.version.run.started_us);
+  segment.set_run_tie(request.segment.version.run.tie);
+  segment.set_number(request.segment.version.number);
+  segment.set_generation(request.segment.generation);
+  segment.set_payload_bytes(request.segment.payload_bytes);
+  out.set_offset(request.offset);
+  out.set_bytes(request.bytes);
+  for (const Strip& strip : request.strips) {
+    data::Strip& to = *out.add_strips();
+    to.set_offset(strip.offset);
+    to.set_bytes(strip.bytes);
+    to.set_count(strip.count);
+    to.set_stride(strip.stride);
+  }
+  out.set_want_digest(request.want_digest);
+  return out.SerializeAsString();
+}
+
+std::string encode(const DataReply& reply) {
+  data::Reply out;
+  out.set_format(kDataFormat);
+  out.set_id(reply.id);
+  out.set_code(static_cast<std::uint32_t>(reply.status.code()));
+  out.set_text(reply.status.message().substr(0, kMaxTextBytes));
+  out.set_bytes(reply.bytes);
+  if (reply.digest) {
+    out.set_has_digest(true);
+    out.set_digest_a(reply.digest->a);
+    out.set_digest_b(reply.digest->b);
+  }
+  return out.SerializeAsString();
+}
+
+Result<DataRequest> decode_request(std::span<const std::byte> bytes) {
+  data::Request in;
+  if (Status s = parse(bytes, kMaxRequestBytes, in); !s) return s;
+  DataRequest out;
+  out.id = in.id();
+  switch (in.kind()) {
+    case data::KIND_HOLD:
+      out.kind = RequestKind::kHold;
+      break;
+    case data::KIND_BUCKET:
+      out.kind = RequestKind::kBucket;
+      break;
+    case data::KIND_RELEASE:
+      out.kind = RequestKind::kRelease;
+      break;
+    default:
+      return invalid("expected a known kind of request, got " + std::to_string(in.kind()));
+  }
+  if (Status s = read(in.segment(), out.segment); !s) return s;
+  if (out.kind != RequestKind::kBucket) return out;
+  if (static_cast<std::size_t>(in.strips_size()) > kMaxStrips) {
+    return invalid("expected at most " + std::to_string(kMaxStrips) + " strips, got " +
+                   std::to_string(in.strips_size()));
+  }
+  out.offset = in.offset();
+  out.bytes = in.bytes();
+  out.want_digest = in.want_digest();
+  out.strips.reserve(static_cast<std::size_t>(in.strips_size()));
+  for (const data::Strip& strip : in.strips()) {
+    out.strips.push_back({strip.offset(), strip.bytes(), strip.count(), strip.stride()});
+  }
+  if (Status s = check_range(out); !s) return s;
+  return out;
+}
+
+Result<DataReply> decode_reply(std::span<const std::byte> bytes) {
+  data::Reply in;
+  if (Status s = parse(bytes, kMaxReplyBytes, in); !s) return s;
+  if (in.code() > static_cast<std::uint32_t>(Code::kInternal) || in.text().size() > kMaxTextBytes ||
+      in.bytes() > kMaxBucketBytes) {
+    return invalid("expected a reply with a known code, a text of at most " +
+                   std::to_string(kMaxTextBytes) + " bytes and a payload of at most " +
+                   std::to_string(kMaxBucketBytes) + ", got code " + std::to_string(in.code()) +
+                   ", " + std::to_string(in.text().size()) + ", " + std::to_string(in.bytes()));
+  }
+  DataReply out;
+  out.id = in.id();
+  out.bytes = in.bytes();
+  if (const auto code = static_cast<Code>(in.code()); code != Code::kOk) {
+    std::string text = in.text();
+    std::replace_if(text.begin(), text.end(), is_control, ' ');
+    out.status = Status(code, std::move(text));
+  }
+  if (in.has_digest()) out.digest = base::Digest{in.digest_a(), in.digest_b()};
+  return out;
+}
+
+}  // namespace weightcast::transport

@@ -1,0 +1,15 @@
+// The tcp transport under the contract of all transports, encrypted and not.
+#include "contract/tcp_harness.hpp"
+#include "contract/transport_contract.hpp"
+#include "contract/transport_endurance.hpp"
+
+namespace weightcast::transport {
+namespace {
+
+INSTANTIATE_TYPED_TEST_SUITE_P(Tcp, TransportContract, TcpHarness<true>);
+INSTANTIATE_TYPED_TEST_SUITE_P(Tcp, TransportEndurance, TcpHarness<true>);
+INSTANTIATE_TYPED_TEST_SUITE_P(PlainTcp, TransportContract, TcpHarness<false>);
+INSTANTIATE_TYPED_TEST_SUITE_P(PlainTcp, TransportEndurance, TcpHarness<false>);
+
+}  // namespace
+}  // namespace weightcast::transport
