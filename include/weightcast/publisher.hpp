@@ -35,7 +35,9 @@ struct PublisherOptions {
   TransportChoice transport = TransportChoice::kAuto;  ///< kAuto: shm, and tcp where hosts other
                                                        ///< than this one take part
   std::string listen;       ///< rank 0: "address:port" at which members of other hosts reach the
-                            ///< coordinator, e.g. "0.0.0.0:29577"; empty: members of this host only
+                            ///< coordinator, e.g. "0.0.0.0:29577"; empty: members of this host only.
+                            ///< Other ranks of its host may have it too: it says that other hosts
+                            ///< take part, which then are served over tcp
   std::string coordinator;  ///< ranks on other hosts than rank 0's: its "host:port"; empty: this host
   std::string advertise;    ///< address by which other hosts reach this one; empty: found out
   std::string keys;         ///< folder of keys (`weightcast keygen`), needed where other hosts take

@@ -95,7 +95,8 @@ Status check(const TrainerSettings& settings, const Origins& origins) {
         "no coordinator on rank 0, which is it: set listen there, and coordinator "
         "only on ranks of other hosts and, in a file, in [worker]");
   }
-  // Of `listen` rank 0 alone takes notice, so that all ranks may have the same configuration.
+  // Rank 0 alone listens there: for others it says that other hosts take part, so that all ranks may
+  // have the same configuration.
   if (settings.rank == 0) return checker.is_reached("listen", settings.listen);
   return checker.is_reached("coordinator", settings.coordinator);
 }

@@ -81,7 +81,9 @@ Status take_place(TrainerSettings& settings, Origins& origins) {
 
   const Result<Node> node = read_node(settings);
   if (!node) return node.status();
-  if (node->is_alone || (settings.rank != 0 && node->group == 0)) return Status::ok();
+  // Beside rank 0 they find it without a word, but engines of other hosts want their bytes.
+  const bool with_rank_0 = settings.rank == 0 || node->group == 0;
+  if (node->is_alone || (with_rank_0 && listens)) return Status::ok();
   const auto master = base::environment("MASTER_ADDR");
   if (!master || !is_host(*master)) {
     return Status(
@@ -90,7 +92,7 @@ Status take_place(TrainerSettings& settings, Origins& origins) {
             ": the job spans nodes, so expected the name or address of rank 0's host, which "
             "torchrun sets; or set listen on rank 0 and coordinator on ranks of other hosts");
   }
-  if (settings.rank == 0) {
+  if (with_rank_0) {
     const bool is_ipv6 = master->find(':') != std::string::npos;
     settings.listen = show_place(is_ipv6 ? "::" : "0.0.0.0", settings.port);
     origins["listen"] = said_by("LOCAL_WORLD_SIZE: the job spans nodes");

@@ -12,7 +12,7 @@ namespace weightcast::config {
 Status take_rank(TrainerSettings& settings, Origins& origins);
 
 /// Where the job that torchrun started spans nodes (LOCAL_WORLD_SIZE < WORLD_SIZE): rank 0 listens,
-/// and ranks of other nodes than rank 0's (GROUP_RANK > 0) look for it at MASTER_ADDR. Only where
+/// the other ranks of its node know that hosts other than theirs take part, and ranks of other nodes than rank 0's (GROUP_RANK > 0) look for it at MASTER_ADDR. Only where
 /// nobody set `listen` or `coordinator`, and the rank is torchrun's. To be called last.
 Status take_place(TrainerSettings& settings, Origins& origins);
 

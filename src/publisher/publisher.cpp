@@ -9,11 +9,14 @@
 
 #include "base/config.hpp"
 #include "base/failpoint.hpp"
+#include "base/host.hpp"
 #include "base/log.hpp"
 #include "plan/shares.hpp"
 #include "publisher/capture.hpp"
 #include "publisher/control_loop.hpp"
+#include "publisher/data_server.hpp"
 #include "publisher/options.hpp"
+#include "staging/object_name.hpp"
 #include "staging/slab.hpp"
 #include "staging/sweep.hpp"
 #include "stream/rendezvous.hpp"
@@ -88,6 +91,7 @@ class Publisher::Impl {
   ~Impl() {
     pool_.reset();  // no capture ends after this
     loop_.reset();
+    data_server_ = {};  // it holds slots of the slab
   }
 
   static Result<std::unique_ptr<Impl>> open(PublisherOptions options, const Lister& lister);
@@ -111,6 +115,8 @@ class Publisher::Impl {
   const PublisherOptions options_;
   std::unique_ptr<staging::Slab> slab_;
   SlabLocks locks_;
+  publisher::DataServer data_server_;
+  const std::string host_ = base::host_identity();
   std::unique_ptr<publisher::ControlLoop> loop_;
   std::unique_ptr<publisher::CapturePool> pool_;
   std::shared_ptr<const CapturePlan> layout_;  ///< the trainer's thread alone
@@ -163,6 +169,10 @@ Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions 
   capture_options.threads = impl->options_.copy_threads;
   capture_options.inline_bytes = impl->options_.inline_bytes;
   impl->pool_ = std::make_unique<publisher::CapturePool>(capture_options);
+  auto data_server = publisher::DataServer::start(
+      impl->options_, *place, staging::owner_prefix(slab_options.owner) + ".");
+  if (!data_server) return data_server.status();
+  impl->data_server_ = std::move(*data_server);
   auto loop = publisher::ControlLoop::start(impl->options_, *place, incarnation, impl->locks_);
   if (!loop) return loop.status();
   impl->loop_ = std::move(*loop);
@@ -261,6 +271,8 @@ void Publisher::Impl::captured(const PointDecision& decision, std::uint64_t gene
   sealed.share.rank = options_.rank;
   sealed.share.object = slab_->object_name(decision.slot);
   sealed.share.generation = generation;
+  sealed.share.host = host_;
+  sealed.share.endpoint = data_server_.endpoint();
   sealed.share.payload_bytes = layout->share.payload_bytes;
   sealed.share.entries.reserve(layout->share.items.size());
   for (std::size_t i = 0; i < layout->share.items.size(); ++i) {
@@ -379,7 +391,9 @@ PublisherStatus Publisher::Impl::status() const {
   status.last_capture = std::chrono::nanoseconds(last_capture_ns_);
   status.refused_messages += loop_->refused_messages();
   const publisher::CoordinatorView view = loop_->view();
-  status.refused_messages += view.counters.dropped + view.refused_connections;
+  status.refused_messages +=
+      view.counters.dropped + view.refused_connections + data_server_.refused();
+  status.sent_bytes = data_server_.sent_bytes();
   status.listening = loop_->listening();
   status.drifted = view.counters.drifted;
   status.last_apply = std::chrono::nanoseconds(view.counters.last_apply_ns);
