@@ -11,7 +11,7 @@
 #include "stream/control_socket.hpp"
 #include "support/counts.hpp"
 #include "support/private_place.hpp"
-#include "support/tcp_proxy.hpp"
+#include "support/recording_proxy.hpp"
 
 namespace weightcast::stream {
 namespace {
@@ -188,7 +188,7 @@ TEST_F(ControlTcp, StrangersAreRefusedAndCounted) {
 
 TEST_F(ControlTcp, ReplayedBytesAreRefusedAndCounted) {
   auto server = serve();
-  test::TcpProxy proxy(port_of(*server));
+  test::RecordingProxy proxy(port_of(*server));
   auto client = ControlClient::connect("tcp://127.0.0.1:" + std::to_string(proxy.port()), {},
                                        keys(keys::Role::kEngine));
   ASSERT_TRUE(client) << client.status().to_string();

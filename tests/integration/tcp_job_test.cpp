@@ -13,7 +13,7 @@
 #include "protocol/wire.hpp"
 #include "stream/control_socket.hpp"
 #include "support/counts.hpp"
-#include "support/tcp_proxy.hpp"
+#include "support/recording_proxy.hpp"
 
 namespace weightcast {
 namespace {
@@ -144,7 +144,7 @@ TEST_F(TcpJob, AnEngineThatIsSilentIsEvictedAndComesBack) {
   options.member_timeout = 500ms;
   options.attempt_timeout = 1s;
   Publisher publisher = open(options, policy);
-  test::TcpProxy proxy(port_of(publisher));
+  test::RecordingProxy proxy(port_of(publisher));
   SubscriberOptions far_options = remote("far", proxy.port());
   far_options.member_timeout = 500ms;
   Subscriber far = follow(far_options);
@@ -297,7 +297,7 @@ TEST_F(TcpJob, ReplayedBytesAreRefusedAndTheJobGoesOn) {
   ToyPolicy policy;
   Publisher publisher = open(listening(), policy);
   const std::uint16_t port = port_of(publisher);
-  test::TcpProxy proxy(port);
+  test::RecordingProxy proxy(port);
   Subscriber good = follow(remote("good", proxy.port()));
   expect_versions(publisher, policy, good, {"good"}, 5);
   const std::string said = proxy.recorded();

@@ -1,15 +1,24 @@
-// Loopback TCP for tests: raw connections, and a proxy that records, holds and cuts.
+// A bad network on loopback: forwards TCP connections to a server, as slowly, lossily or one-sidedly
+// as a test wants.
 #pragma once
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
+#include <cstring>
+#include <deque>
 #include <list>
 #include <mutex>
 #include <string>
@@ -17,171 +26,267 @@
 #include <vector>
 
 #include "base/unique_fd.hpp"
-#include "stream/waker.hpp"
+#include "base/waker.hpp"
 
 namespace weightcast::test {
 
-inline sockaddr_in loopback(std::uint16_t port) {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  address.sin_port = htons(port);
-  return address;
-}
+/// How the network behaves. Applies at once, to connections that stand as well.
+struct Weather {
+  std::uint64_t bytes_per_second = 0;  ///< towards the client, all connections together; 0: no limit
+  std::chrono::milliseconds delay{0};  ///< of everything, each way
+  bool half_open = false;  ///< connections are accepted and stand, but nothing passes, either way;
+                           ///< those that were so once stay so
+  bool refuse = false;     ///< new connections are cut at once
+};
 
-/// A connection to a port of this host; none where nobody listens.
-inline base::UniqueFd connect_to(std::uint16_t port) {
-  base::UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const sockaddr_in address = loopback(port);
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    fd.reset();
-  }
-  return fd;
-}
-
-/// Sends all, or as much as the other end takes before it hangs up.
-inline void send_all(int fd, const std::string& bytes) {
-  for (std::size_t at = 0; at < bytes.size();) {
-    const ssize_t sent = ::send(fd, bytes.data() + at, bytes.size() - at, MSG_NOSIGNAL);
-    if (sent <= 0) return;
-    at += static_cast<std::size_t>(sent);
-  }
-}
-
-/// Reads until the other end hangs up, at most ten seconds. @return whether it did
-inline bool hears_the_end(int fd) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  char bytes[4096];
-  while (std::chrono::steady_clock::now() < deadline) {
-    pollfd in{fd, POLLIN, 0};
-    if (::poll(&in, 1, 100) > 0 && ::read(fd, bytes, sizeof bytes) <= 0) return true;
-  }
-  return false;
-}
-
-/// Forwards connections to another port of this host, on a thread of its own.
+/// Listens on a free port of loopback. One thread; ended by the destructor.
+/// Thread safety: all calls from any thread.
 class TcpProxy {
  public:
-  explicit TcpProxy(std::uint16_t to) : to_(to) {
-    listener_.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  /// @param server "tcp://127.0.0.1:port"
+  explicit TcpProxy(const std::string& server) : server_port_(port_of(server)) {
+    listener_.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     sockaddr_in address = loopback(0);
     socklen_t size = sizeof address;
-    EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
-    EXPECT_EQ(::listen(listener_.get(), 64), 0);
-    EXPECT_EQ(::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
-    port_ = ntohs(address.sin_port);
+    auto* const plain = reinterpret_cast<sockaddr*>(&address);
+    if (::bind(listener_.get(), plain, size) != 0 || ::listen(listener_.get(), 64) != 0 ||
+        ::getsockname(listener_.get(), plain, &size) != 0) {
+      ADD_FAILURE() << "no proxy on loopback: errno " << errno;
+    }
+    endpoint_ = "tcp://127.0.0.1:" + std::to_string(ntohs(address.sin_port));
     thread_ = std::thread([this] { run(); });
   }
   ~TcpProxy() {
-    stop_ = true;
+    stopping_ = true;
     waker_.wake();
     thread_.join();
   }
   TcpProxy(const TcpProxy&) = delete;
   TcpProxy& operator=(const TcpProxy&) = delete;
 
-  std::uint16_t port() const noexcept { return port_; }
-  /// While held nothing moves, and nobody is told: as behind a cable that was pulled.
-  void hold(bool on) {
-    held_ = on;
-    waker_.wake();
+  const std::string& endpoint() const noexcept { return endpoint_; }
+
+  void set(const Weather& weather) {
+    with_lock([&] { weather_ = weather; });
   }
-  /// Ends all connections.
+  /// The server's address from now on, for new connections.
+  void lead_to(const std::string& server) {
+    with_lock([&] { server_port_ = port_of(server); });
+  }
+  /// Ends all connections that stand.
   void cut() {
-    cut_ = true;
-    waker_.wake();
+    with_lock([&] { cut_now_ = true; });
   }
-  /// What the first client has said so far.
-  std::string recorded() const {
-    const std::lock_guard lock(mutex_);
-    return recorded_;
+  /// Ends all connections when so many bytes more have gone to the client.
+  void cut_after(std::uint64_t bytes) {
+    with_lock([&] { cut_at_ = forwarded_ + bytes; });
+  }
+  /// Flips a bit of the byte that comes after so many more to the client.
+  void flip_after(std::uint64_t bytes) {
+    with_lock([&] { flip_at_ = forwarded_ + bytes; });
   }
 
+  std::uint64_t forwarded() const { return forwarded_; }  ///< bytes to clients
+  std::uint64_t accepted() const { return accepted_; }    ///< connections
+  std::uint64_t cuts() const { return cuts_; }            ///< connections that it ended
+  std::uint64_t flips() const { return flips_; }
+
  private:
+  using Time = std::chrono::steady_clock::time_point;
+  static constexpr std::uint64_t kNever = ~std::uint64_t{0};
+  static constexpr std::size_t kChunk = std::size_t{64} << 10;
+  static constexpr std::size_t kMostQueued = std::size_t{1} << 20;  ///< one way of one connection
+
+  struct Chunk {
+    std::vector<char> bytes;
+    std::size_t sent = 0;
+    Time due;
+  };
   struct Way {
     int from = -1;
     int to = -1;
-    std::string pending{};
-    bool recorded = false;
+    bool to_client = false;
+    bool ended = false;  ///< `from` says no more
+    std::deque<Chunk> queue{};
+    std::size_t queued = 0;
   };
-  struct Connection {
+  struct Pair {
     base::UniqueFd client;
     base::UniqueFd server;
-    Way ways[2];
+    std::array<Way, 2> ways;
+    bool dead = false;
+    bool frozen = false;
   };
 
+  static sockaddr_in loopback(std::uint16_t port) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(port);
+    return address;
+  }
+  static std::uint16_t port_of(const std::string& endpoint) {
+    return static_cast<std::uint16_t>(std::stoul(endpoint.substr(endpoint.rfind(':') + 1)));
+  }
+
+  template <class Change>
+  void with_lock(Change&& change) {
+    {
+      const std::lock_guard lock(mutex_);
+      change();
+    }
+    waker_.wake();
+  }
+
   void run() {
-    while (!stop_) {
-      if (cut_.exchange(false)) connections_.clear();
-      std::vector<pollfd> waiting{{waker_.fd(), POLLIN, 0}};
-      if (!held_) {
-        waiting.push_back({listener_.get(), POLLIN, 0});
-        for (Connection& connection : connections_) {
-          for (const Way& way : connection.ways) {
-            waiting.push_back(way.pending.empty() ? pollfd{way.from, POLLIN, 0}
-                                                  : pollfd{way.to, POLLOUT, 0});
+    while (!stopping_) {
+      std::vector<pollfd> items{{waker_.fd(), POLLIN, 0}, {listener_.get(), POLLIN, 0}};
+      int patience = 100;
+      {
+        const std::lock_guard lock(mutex_);
+        for (Pair& pair : pairs_) {
+          if (weather_.half_open) pair.frozen = true;
+          if (pair.frozen) continue;
+          for (const Way& way : pair.ways) {
+            if (!way.ended && way.queued < kMostQueued) {
+              items.push_back({way.from, POLLIN, 0});
+            }
+            if (way.queue.empty()) continue;
+            if (may_send(way)) {
+              items.push_back({way.to, POLLOUT, 0});
+            } else {
+              patience = 1;  // until it is due, or the rate allows it
+            }
           }
         }
       }
-      ::poll(waiting.data(), waiting.size(), 1000);
-      if (waiting[0].revents != 0) waker_.drain();
-      if (held_ || cut_ || waiting.size() == 1) continue;
-      std::size_t at = 2;
-      for (auto it = connections_.begin(); it != connections_.end();) {
-        bool alive = true;
-        for (Way& way : it->ways) {
-          if (waiting[at++].revents != 0) alive = move(way) && alive;
+      ::poll(items.data(), items.size(), patience);
+      waker_.drain();
+      const std::lock_guard lock(mutex_);
+      accept_new();
+      for (Pair& pair : pairs_) {
+        if (weather_.half_open) pair.frozen = true;
+        for (Way& way : pair.ways) {
+          if (!pair.frozen) move(pair, way);
         }
-        it = alive ? std::next(it) : connections_.erase(it);
+        if (cut_now_ || forwarded_ >= cut_at_) pair.dead = true;
+        if (pair.dead) ++cuts_;
       }
-      if (waiting[1].revents != 0) take_one();
+      if (forwarded_ >= cut_at_) cut_at_ = kNever;
+      cut_now_ = false;
+      pairs_.remove_if([](const Pair& pair) {
+        return pair.dead || (pair.ways[0].ended && pair.ways[1].ended && pair.ways[0].queue.empty() &&
+                             pair.ways[1].queue.empty());
+      });
     }
   }
 
-  void take_one() {
-    Connection connection;
-    connection.client.reset(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    connection.server = connect_to(to_);
-    if (!connection.client || !connection.server) return;
-    const int client = connection.client.get();
-    const int server = connection.server.get();
-    connection.ways[0] = {.from = client, .to = server, .recorded = first_};
-    connection.ways[1] = {.from = server, .to = client};
-    first_ = false;
-    connections_.push_back(std::move(connection));
+  void accept_new() {
+    base::UniqueFd client(
+        ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!client) return;
+    ++accepted_;
+    if (weather_.refuse) return;
+    // Loopback answers at once.
+    base::UniqueFd server(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const sockaddr_in address = loopback(server_port_);
+    if (::connect(server.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+      return;
+    }
+    ::fcntl(server.get(), F_SETFL, O_NONBLOCK);
+    const int on = 1;
+    for (const int fd : {client.get(), server.get()}) {
+      ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    }
+    Pair& pair = pairs_.emplace_back();
+    pair.ways[0] = {client.get(), server.get(), false};
+    pair.ways[1] = {server.get(), client.get(), true};
+    pair.client = std::move(client);
+    pair.server = std::move(server);
   }
 
-  bool move(Way& way) {
-    if (way.pending.empty()) {
-      char bytes[64 * 1024];
-      const ssize_t got = ::recv(way.from, bytes, sizeof bytes, MSG_DONTWAIT);
-      if (got < 0 && (errno == EAGAIN || errno == EINTR)) return true;
-      if (got <= 0) return false;
-      way.pending.assign(bytes, static_cast<std::size_t>(got));
-      if (way.recorded) {
-        const std::lock_guard lock(mutex_);
-        recorded_ += way.pending;
+  /// Whether delay and rate let the first chunk go now.
+  bool may_send(const Way& way) {
+    const Time now = std::chrono::steady_clock::now();
+    if (way.queue.front().due > now) return false;
+    return !way.to_client || weather_.bytes_per_second == 0 || allowance(now) > 0;
+  }
+
+  /// Bytes that the rate allows to the client now: at most 50 ms' worth.
+  double allowance(Time now) {
+    const double rate = static_cast<double>(weather_.bytes_per_second);
+    const std::chrono::duration<double> passed = now - counted_at_;
+    counted_at_ = now;
+    allowed_ = std::min(allowed_ + passed.count() * rate, rate / 20 + 1);
+    return allowed_;
+  }
+
+  void move(Pair& pair, Way& way) {
+    if (!way.ended && way.queued < kMostQueued) {
+      Chunk chunk{std::vector<char>(kChunk), 0, std::chrono::steady_clock::now() + weather_.delay};
+      const ssize_t got = ::recv(way.from, chunk.bytes.data(), kChunk, 0);
+      if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) way.ended = true;
+      if (got > 0) {
+        chunk.bytes.resize(static_cast<std::size_t>(got));
+        way.queued += chunk.bytes.size();
+        way.queue.push_back(std::move(chunk));
       }
     }
-    const ssize_t sent =
-        ::send(way.to, way.pending.data(), way.pending.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent < 0) return errno == EAGAIN || errno == EINTR;
-    way.pending.erase(0, static_cast<std::size_t>(sent));
+    while (!way.queue.empty() && may_send(way) && send_first(pair, way)) {
+    }
+    if (way.ended && way.queue.empty()) ::shutdown(way.to, SHUT_WR);
+  }
+
+  /// @return whether a whole chunk went
+  bool send_first(Pair& pair, Way& way) {
+    Chunk& chunk = way.queue.front();
+    std::size_t count = chunk.bytes.size() - chunk.sent;
+    if (way.to_client) {
+      if (weather_.bytes_per_second != 0) {
+        count = std::min(count, static_cast<std::size_t>(allowed_) + 1);
+      }
+      if (cut_at_ != kNever) {
+        count = std::min<std::size_t>(count, cut_at_ > forwarded_ ? cut_at_ - forwarded_ : 0);
+        if (count == 0) return false;
+      }
+      if (flip_at_ >= forwarded_ && flip_at_ - forwarded_ < count) {
+        chunk.bytes[chunk.sent + (flip_at_ - forwarded_)] ^= 0x10;
+        flip_at_ = kNever;
+        ++flips_;
+      }
+    }
+    const ssize_t sent = ::send(way.to, chunk.bytes.data() + chunk.sent, count, MSG_NOSIGNAL);
+    if (sent < 0) {
+      if (errno != EAGAIN && errno != EINTR) pair.dead = true;
+      return false;
+    }
+    chunk.sent += static_cast<std::size_t>(sent);
+    way.queued -= static_cast<std::size_t>(sent);
+    if (way.to_client) {
+      forwarded_ += static_cast<std::uint64_t>(sent);
+      allowed_ -= static_cast<double>(sent);
+    }
+    if (chunk.sent < chunk.bytes.size()) return false;
+    way.queue.pop_front();
     return true;
   }
 
-  const std::uint16_t to_;
-  std::uint16_t port_ = 0;
   base::UniqueFd listener_;
-  stream::Waker waker_;
-  std::atomic<bool> stop_{false};
-  std::atomic<bool> held_{false};
-  std::atomic<bool> cut_{false};
-  mutable std::mutex mutex_;
-  std::string recorded_;
-  bool first_ = true;                  // the thread's
-  std::list<Connection> connections_;  // the thread's
-  std::thread thread_;
+  std::string endpoint_;
+  base::Waker waker_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<std::uint64_t> forwarded_{0}, accepted_{0}, cuts_{0}, flips_{0};
+
+  std::mutex mutex_;
+  std::uint16_t server_port_;
+  Weather weather_;
+  bool cut_now_ = false;
+  std::uint64_t cut_at_ = kNever;
+  std::uint64_t flip_at_ = kNever;
+  double allowed_ = 0;
+  Time counted_at_ = std::chrono::steady_clock::now();
+  std::list<Pair> pairs_;
+  std::thread thread_;  ///< last: it uses all of them
 };
 
 }  // namespace weightcast::test

@@ -15,8 +15,10 @@ namespace {
 
 constexpr auto kLook = std::chrono::milliseconds(20);       // where a timer may be due
 constexpr auto kIdleLook = std::chrono::milliseconds(200);  // where only holds are
-constexpr Duration kFirstBackoff = std::chrono::milliseconds(200);
-constexpr Duration kMostBackoff = std::chrono::seconds(2);
+/// A link that is not up is begun anew after this, then after twice this, ...: ZeroMQ gives up after
+/// some failures, and says so of none. A handshake has that long.
+constexpr Duration kFirstBackoff = std::chrono::milliseconds(500);
+constexpr Duration kMostBackoff = std::chrono::seconds(4);
 /// A connection that stands and says nothing at all is begun anew.
 constexpr auto kSilence = std::chrono::seconds(6);
 constexpr auto kNoRoom = std::chrono::milliseconds(50);
@@ -173,7 +175,7 @@ TcpLane::Link& TcpLane::link_to(const SegmentAddress& address) {
 /// @return whether there is a socket; where not, it is tried again later
 bool TcpLane::open(Link& link) {
   if (link.connection) return true;
-  if (link.reopen_at != Clock::time_point{}) return false;
+  if (Clock::now() < link.reopen_at) return false;
   const TcpOptions& options = book_->options;
   auto opened = Connection::open(
       context_, {.endpoint = link.server.endpoint,
@@ -182,12 +184,10 @@ bool TcpLane::open(Link& link) {
                  .server = link.server.is_engine ? keys::Role::kEngine : keys::Role::kTrainer,
                  .queued_messages = static_cast<int>(std::min(lane_.max_in_flight, 1024U)) + 64,
                  .socket_buffer_bytes = options.socket_buffer_bytes});
-  if (opened) {
-    link.connection = std::move(*opened);
-    return true;
-  }
   link.reopen_at = Clock::now() + kMostBackoff;
-  return false;
+  if (!opened) return false;
+  link.connection = std::move(*opened);
+  return true;
 }
 
 void TcpLane::note_changes(Link& link, Clock::time_point now) {
@@ -200,13 +200,13 @@ void TcpLane::note_changes(Link& link, Clock::time_point now) {
       link.reopen_at = {};
       link.blocked = false;
       link.heard = now;
-    } else if (change == Change::kLost) {
-      ++counters_.lost;
-      lost(link);
     } else {
-      // ZeroMQ does not try again by itself after some of these.
       link.reopen_at = now + link.backoff;
       link.backoff = std::min(2 * link.backoff, kMostBackoff);
+      if (change == Change::kLost) {
+        ++counters_.lost;
+        lost(link);
+      }
       if (change != Change::kDenied) continue;
       const Status why(Code::kDenied, link.server.endpoint + ": " + link.connection->trouble() +
                                           "; give both sides keys of one `weightcast keygen`");
@@ -237,12 +237,12 @@ void TcpLane::lost(Link& link) {
 
 void TcpLane::reopen(Link& link) {
   lost(link);
-  link.reopen_at = {};
   link.blocked = false;
   link.heard = Clock::now();
-  if (link.connection && !link.connection->reopen()) {
-    link.reopen_at = Clock::now() + kMostBackoff;
-  }
+  link.reopen_at = link.heard + link.backoff;
+  link.backoff = std::min(2 * link.backoff, kMostBackoff);
+  // Without descriptors it stays without a socket until the next time.
+  if (link.connection) static_cast<void>(link.connection->reopen());
 }
 
 void TcpLane::take_replies(Link& link, Clock::time_point now) {

@@ -40,7 +40,7 @@ class TcpLane final : public Lane {
     bool blocked = false;           ///< the last request was not taken
     Clock::time_point heard{};      ///< of anything
     Clock::time_point progress{};   ///< of a bucket
-    Clock::time_point reopen_at{};  ///< unset: never
+    Clock::time_point reopen_at{};  ///< unset: it is up
     Duration backoff{};
   };
 

@@ -1,0 +1,387 @@
+// tcp on a bad network, beside servers that come and go, and among peers with other keys.
+#include <fstream>
+#include <set>
+
+#include "contract/tcp_harness.hpp"
+#include "support/tcp_proxy.hpp"
+#include "transport/tcp/wire.hpp"
+
+namespace weightcast::transport {
+namespace {
+
+using namespace std::chrono_literals;
+using keys::Role;
+
+constexpr std::size_t kBucket = 32 * 1024;
+
+class TcpFaultsTest : public ::testing::Test {
+ protected:
+  const TestKeys keys;
+  TestSlab slab;
+
+  TcpServerOptions serving() const {
+    TcpServerOptions options;
+    options.keys = keys.as(Role::kTrainer);
+    return options;
+  }
+  TcpOptions asking() const {
+    TcpOptions options;
+    options.keys = keys.as(Role::kEngine);
+    options.retry_after = 200ms;
+    return options;
+  }
+
+  static std::unique_ptr<Lane> open(TcpTransport& transport, std::uint32_t in_flight = 64) {
+    auto lane = transport.open_lane({2, in_flight});
+    EXPECT_TRUE(lane.is_ok()) << lane.status().to_string();
+    return lane.is_ok() ? std::move(*lane) : nullptr;
+  }
+};
+
+/// Moves a whole version of the pattern of `number`, bucket by bucket, and counts what was placed.
+class Fetch {
+ public:
+  Fetch(Lane& lane, const SegmentAddress& address)
+      : lane_(lane), address_(address), bytes_(address.payload_bytes) {
+    auto segment = lane.acquire(address);
+    EXPECT_TRUE(segment.is_ok()) << segment.status().to_string();
+    if (!segment.is_ok()) return;
+    for (std::uint64_t at = 0; at < bytes_.size(); at += kBucket) {
+      const auto size = std::min<std::size_t>(kBucket, bytes_.size() - at);
+      const auto to = std::span(bytes_).subspan(at, size);
+      Bucket bucket{.id = buckets_++, .offset = at, .destination = to, .place = {}};
+      bucket.place = [this, to](std::size_t in, std::span<const std::byte> source) {
+        std::copy(source.begin(), source.end(), to.begin() + static_cast<std::ptrdiff_t>(in));
+        placed_ += source.size();
+      };
+      EXPECT_TRUE(lane.submit(*segment, std::move(bucket)).is_ok());
+    }
+  }
+
+  /// Waits for the rest, and expects each byte to have been placed once, as it was published.
+  void expect_whole() {
+    std::set<std::uint64_t> ids;
+    for (const auto& completion : take(lane_, buckets_)) {
+      EXPECT_TRUE(completion.status.is_ok()) << completion.status.to_string();
+      ids.insert(completion.id);
+    }
+    EXPECT_EQ(ids.size(), buckets_);
+    EXPECT_EQ(placed_, bytes_.size());
+    EXPECT_EQ(test::first_difference(bytes_, address_.version.number), bytes_.size());
+  }
+
+  /// The one code that all buckets end with; nothing was placed.
+  Code expect_refused() {
+    std::set<Code> codes;
+    for (const auto& completion : take(lane_, buckets_)) codes.insert(completion.status.code());
+    EXPECT_EQ(codes.size(), 1U);
+    EXPECT_EQ(placed_, 0U);
+    return codes.empty() ? Code::kOk : *codes.begin();
+  }
+
+ private:
+  Lane& lane_;
+  const SegmentAddress address_;
+  std::vector<std::byte> bytes_;
+  std::uint64_t buckets_ = 0;
+  std::atomic<std::uint64_t> placed_{0};
+};
+
+TEST_F(TcpFaultsTest, ACutConnectionResumesAtTheBucket) {
+  const auto server = start_server(serving(), slab.store());
+  test::TcpProxy proxy(server->endpoint());
+  TcpOptions options = asking();
+  options.credit_bytes = 4 * kBucket;
+  TcpTransport transport(options);
+  const auto lane = open(transport);
+
+  std::uint64_t lost_bytes = 0;
+  for (std::uint64_t number = 1; number <= 3; ++number) {
+    const auto address = slab.publish(number % kSlots, number, kSlotBytes, proxy.endpoint());
+    ASSERT_TRUE(address);
+    const auto before = server->counters().bytes_sent;
+    const auto resent = transport.counters().resent;
+    proxy.cut_after(kSlotBytes / 2);
+    Fetch(*lane, *address).expect_whole();
+    lost_bytes = server->counters().bytes_sent - before - kSlotBytes;
+    EXPECT_LE(lost_bytes, options.credit_bytes) << "more was sent again than was on its way";
+    EXPECT_GE(transport.counters().resent, resent + 1);
+  }
+  EXPECT_EQ(proxy.cuts(), 3U);
+  EXPECT_EQ(transport.counters().lost, 3U);
+  EXPECT_EQ(transport.counters().corrupt, 0U);
+}
+
+TEST_F(TcpFaultsTest, AVersionIsHeldWhileItsConnectionIsGone) {
+  const auto server = start_server(serving(), slab.store());
+  test::TcpProxy proxy(server->endpoint());
+  TcpTransport transport(asking());
+  const auto lane = open(transport);
+  const auto address = slab.publish(0, 1, kSlotBytes, proxy.endpoint());
+  const auto segment = lane->acquire(*address);
+  ASSERT_TRUE(segment.is_ok());
+  ASSERT_TRUE(eventually([&] { return !slab.can_overwrite(0); }));
+
+  proxy.set({.refuse = true});
+  proxy.cut();
+  ASSERT_TRUE(eventually([&] { return transport.counters().lost == 1; }));
+  EXPECT_FALSE(slab.can_overwrite(0));
+  proxy.set({});
+  Fetch(*lane, *address).expect_whole();
+}
+
+TEST_F(TcpFaultsTest, OnlyTheSpoiledBucketIsAskedForAgain) {
+  std::atomic<int> count{0};
+  TcpServerOptions spoiling = serving();
+  spoiling.spoil = [&] { return ++count == 5; };
+  const auto server = start_server(spoiling, slab.store());
+  TcpTransport transport(asking());
+  const auto lane = open(transport);
+
+  Fetch(*lane, *slab.publish(0, 1, kSlotBytes, server->endpoint())).expect_whole();
+
+  EXPECT_EQ(server->counters().spoiled, 1U);
+  EXPECT_EQ(transport.counters().corrupt, 1U);
+  EXPECT_EQ(transport.counters().resent, 1U);
+  EXPECT_EQ(server->counters().bytes_sent, kSlotBytes + kBucket);
+}
+
+TEST_F(TcpFaultsTest, ABucketThatAlwaysComesSpoiledIsAMismatch) {
+  TcpServerOptions spoiling = serving();
+  spoiling.spoil = [] { return true; };
+  const auto server = start_server(spoiling, slab.store());
+  TcpTransport transport(asking());
+  const auto lane = open(transport);
+
+  EXPECT_EQ(Fetch(*lane, *slab.publish(0, 1, 2 * kBucket, server->endpoint())).expect_refused(),
+            Code::kMismatch);
+  EXPECT_TRUE(eventually([&] { return slab.can_overwrite(0); }));
+}
+
+TEST_F(TcpFaultsTest, AFlippedBitIsFoundByTheDigestWhereNothingIsEncrypted) {
+  const auto server = start_server({}, slab.store());
+  test::TcpProxy proxy(server->endpoint());
+  TcpTransport transport{TcpOptions{}};
+  const auto lane = open(transport);
+  proxy.flip_after(kSlotBytes / 2);  // far from any header
+  const auto address = slab.publish(0, 1, kSlotBytes, proxy.endpoint());
+  const auto segment = lane->acquire(*address);
+  ASSERT_TRUE(segment.is_ok());
+  std::vector<std::byte> space(kSlotBytes);
+
+  ASSERT_TRUE(lane->submit(*segment, {1, 0, space, {}}).is_ok());
+  for (const auto& completion : take(*lane, 1)) EXPECT_TRUE(completion.status.is_ok());
+
+  EXPECT_EQ(proxy.flips(), 1U);
+  EXPECT_EQ(transport.counters().corrupt, 1U);
+  EXPECT_EQ(test::first_difference(space, 1), space.size());
+}
+
+TEST_F(TcpFaultsTest, AFlippedBitBreaksAnEncryptedConnectionAndNothingElse) {
+  const auto server = start_server(serving(), slab.store());
+  test::TcpProxy proxy(server->endpoint());
+  TcpTransport transport(asking());
+  const auto lane = open(transport);
+  proxy.flip_after(kSlotBytes / 2);
+
+  Fetch(*lane, *slab.publish(0, 1, kSlotBytes, proxy.endpoint())).expect_whole();
+
+  EXPECT_EQ(proxy.flips(), 1U);
+  EXPECT_EQ(transport.counters().corrupt, 0U);
+  EXPECT_GE(transport.counters().connected, 2U);
+}
+
+TEST_F(TcpFaultsTest, AServerThatRestartsIsFoundAgain) {
+  auto server = start_server(serving(), slab.store());
+  test::TcpProxy proxy(server->endpoint());
+  proxy.set({.bytes_per_second = 2'000'000});
+  TcpTransport transport(asking());
+  const auto lane = open(transport);
+  Fetch fetch(*lane, *slab.publish(0, 1, kSlotBytes, proxy.endpoint()));
+  ASSERT_TRUE(eventually([&] { return proxy.forwarded() > kSlotBytes / 4; }));
+
+  server.reset();
+  proxy.set({});
+  server = start_server(serving(), slab.store());
+  proxy.lead_to(server->endpoint());
+
+  fetch.expect_whole();
+  EXPECT_GE(transport.counters().connected, 2U);
+}
+
+TEST_F(TcpFaultsTest, AHalfOpenConnectionIsBegunAnew) {
+  const auto server = start_server(serving(), slab.store());
+  test::TcpProxy proxy(server->endpoint());
+  TcpTransport transport(asking());
+  const auto lane = open(transport);
+  Fetch(*lane, *slab.publish(0, 1, kSlotBytes, proxy.endpoint())).expect_whole();
+
+  proxy.set({.half_open = true});
+  Fetch fetch(*lane, *slab.publish(1, 2, kSlotBytes, proxy.endpoint()));
+  ASSERT_TRUE(eventually([&] { return transport.counters().resent > 0; }));
+  proxy.set({});
+
+  fetch.expect_whole();
+  EXPECT_EQ(transport.counters().connected, 2U);
+}
+
+TEST_F(TcpFaultsTest, ASlowAndDistantNetworkOnlyTakesLonger) {
+  const auto server = start_server(serving(), slab.store());
+  test::TcpProxy proxy(server->endpoint());
+  proxy.set({.bytes_per_second = 1'500'000, .delay = 30ms});
+  TcpTransport transport(asking());
+  const auto lane = open(transport);
+
+  Fetch(*lane, *slab.publish(0, 1, kSlotBytes, proxy.endpoint())).expect_whole();
+
+  EXPECT_EQ(transport.counters().lost, 0U);
+}
+
+TEST_F(TcpFaultsTest, WhereNobodyListensIsUnavailable) {
+  std::string endpoint;
+  {
+    const auto server = start_server(serving(), slab.store());
+    endpoint = server->endpoint();
+  }
+  TcpOptions options = asking();
+  options.give_up_after = 300ms;
+  TcpTransport transport(options);
+  const auto lane = open(transport);
+
+  EXPECT_EQ(Fetch(*lane, *slab.publish(0, 1, kBucket, endpoint)).expect_refused(),
+            Code::kUnavailable);
+  const auto no_endpoint = lane->acquire(*slab.publish(0, 1, kBucket, ""));
+  ASSERT_FALSE(no_endpoint.is_ok());
+  EXPECT_EQ(no_endpoint.status().code(), Code::kInvalid);
+}
+
+TEST_F(TcpFaultsTest, AReplyOnItsWayHoldsItsSlotAndACutLetsGo) {
+  constexpr std::uint64_t kLarge = 24 << 20;  // more than sockets and the proxy take in
+  TestSlab large(kLarge);
+  const auto server = start_server(serving(), large.store());
+  test::TcpProxy proxy(server->endpoint());
+  TcpOptions options = asking();
+  options.credit_bytes = kLarge;
+  TcpTransport transport(options);
+  auto lane = open(transport);
+  const auto address = large.publish(0, 1, kLarge, proxy.endpoint());
+  proxy.set({.bytes_per_second = 200'000});
+  {
+    std::vector<std::byte> space(kLarge);
+    auto segment = lane->acquire(*address);
+    ASSERT_TRUE(segment.is_ok());
+    for (std::uint64_t at = 0; at < kLarge; at += 1 << 20) {
+      const auto to = std::span(space).subspan(at, 1 << 20);
+      ASSERT_TRUE(lane->submit(*segment, {at, at, to, {}}).is_ok());
+    }
+    ASSERT_TRUE(eventually([&] { return server->counters().bytes_sent == kLarge; }));
+    lane->abort();
+    take(*lane, kLarge >> 20);
+  }
+  // The release has come (it goes the fast way), the reply has not gone.
+  ASSERT_TRUE(eventually([&] { return server->counters().holds == 0; }));
+  EXPECT_FALSE(large.can_overwrite(0));
+
+  proxy.cut();
+
+  EXPECT_TRUE(eventually([&] { return large.can_overwrite(0); }));
+}
+
+TEST_F(TcpFaultsTest, ClosingAServerLetsGo) {
+  const auto server = start_server(serving(), slab.store());
+  TcpTransport transport(asking());
+  const auto lane = open(transport);
+  const auto address = *slab.publish(0, 1, kSlotBytes, server->endpoint());
+  const auto segment = lane->acquire(address);
+  ASSERT_TRUE(segment.is_ok());
+  ASSERT_TRUE(eventually([&] { return !slab.can_overwrite(0); }));
+
+  EXPECT_TRUE(server->close(within(30s)).is_ok());
+
+  EXPECT_TRUE(slab.can_overwrite(0));
+}
+
+TEST_F(TcpFaultsTest, TwoLanesAndTwoServersAtOnce) {
+  const auto server = start_server(serving(), slab.store());
+  TcpServerOptions relaying = serving();
+  relaying.keys = keys.as(Role::kEngine);
+  const auto relay = start_server(relaying, slab.store());
+  TcpTransport transport(asking());
+  const auto one = open(transport);
+  const auto other = open(transport);
+  for (std::uint64_t number = 1; number <= 9; number += 2) {
+    const auto address = slab.publish(0, number, kSlotBytes, server->endpoint());
+    auto from_engine = slab.publish(1, number + 1, kSlotBytes, relay->endpoint());
+    ASSERT_TRUE(address && from_engine);
+    from_engine->from_engine = true;
+    Fetch first(*one, *address);
+    Fetch second(*other, *from_engine);
+    Fetch third(*other, *address);
+    first.expect_whole();
+    take(*other, 2 * ((kSlotBytes + kBucket - 1) / kBucket));
+    ASSERT_TRUE(eventually([&] { return slab.can_overwrite(0) && slab.can_overwrite(1); }));
+  }
+  EXPECT_EQ(relay->counters().bytes_sent, 5 * kSlotBytes);
+  EXPECT_EQ(server->counters().bytes_sent, 10 * kSlotBytes);
+}
+
+TEST_F(TcpFaultsTest, OtherKeysAreRefused) {
+  const auto server = start_server(serving(), slab.store());
+  const auto address = *slab.publish(0, 1, kBucket, server->endpoint());
+  const auto ask_with = [&](std::shared_ptr<const keys::KeyRing> ring, bool from_engine = false) {
+    TcpOptions options = asking();
+    options.keys = std::move(ring);
+    options.give_up_after = 500ms;
+    TcpTransport transport(options);
+    const auto lane = open(transport);
+    SegmentAddress wanted = address;
+    wanted.from_engine = from_engine;
+    return Fetch(*lane, wanted).expect_refused();
+  };
+
+  EXPECT_EQ(ask_with(nullptr), Code::kUnavailable) << "no keys";
+  EXPECT_GE(server->counters().failed_handshakes, 1U);
+  EXPECT_EQ(ask_with(TestKeys().as(Role::kEngine)), Code::kUnavailable) << "another job's keys";
+  EXPECT_EQ(ask_with(keys.as(Role::kEngine), true), Code::kUnavailable)
+      << "a trainer is no engine";
+  EXPECT_EQ(server->counters().denied_handshakes, 0U) << "none had the right server key";
+  EXPECT_EQ(server->counters().requests, 0U);
+}
+
+TEST_F(TcpFaultsTest, AKeyOnNoListIsDeniedAtOnce) {
+  const auto server = start_server(serving(), slab.store());
+  // A stranger who knows the trainers' public key.
+  test::PrivatePlace place;
+  const std::string folder = place.path() + "/keys";
+  ASSERT_TRUE(keys::KeyRing::make(folder).is_ok());
+  std::ofstream(folder + "/trainer.public", std::ios::trunc)
+      << keys.as(Role::kEngine)->server_key(Role::kTrainer) << "\n";
+  auto ring = keys::KeyRing::load(folder, Role::kEngine);
+  ASSERT_TRUE(ring.is_ok()) << ring.status().to_string();
+  TcpOptions options = asking();
+  options.keys = std::make_shared<const keys::KeyRing>(std::move(*ring));
+  TcpTransport transport(options);
+  const auto lane = open(transport);
+
+  EXPECT_EQ(Fetch(*lane, *slab.publish(0, 1, kBucket, server->endpoint())).expect_refused(),
+            Code::kDenied);
+  EXPECT_GE(server->counters().denied_handshakes, 1U);
+  EXPECT_EQ(server->counters().requests, 0U);
+}
+
+TEST_F(TcpFaultsTest, ARoleThatMayNotAskIsDenied) {
+  TcpServerOptions options = serving();
+  options.clients = {Role::kTrainer};
+  const auto server = start_server(options, slab.store());
+  TcpTransport transport(asking());
+  const auto lane = open(transport);
+
+  EXPECT_EQ(Fetch(*lane, *slab.publish(0, 1, kBucket, server->endpoint())).expect_refused(),
+            Code::kDenied);
+  EXPECT_GE(server->counters().refused, 1U);
+  EXPECT_EQ(server->counters().bytes_sent, 0U);
+  EXPECT_TRUE(slab.can_overwrite(0));
+}
+
+}  // namespace
+}  // namespace weightcast::transport
