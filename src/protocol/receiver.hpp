@@ -62,6 +62,9 @@ class Receiver {
   /// Whether the bytes of a version are coming in place, so that none is served.
   void set_dirty(Clock::time_point now, bool dirty);
   void set_lagging(Clock::time_point now, bool lagging);
+  /// From now on bytes come after the commit. Joins again, so that the coordinator knows; what is
+  /// being staged is given up.
+  void become_in_place(Clock::time_point now);
   void tick(Clock::time_point now);
   void leave(Clock::time_point now);
   Clock::time_point next_wakeup() const noexcept { return next_send_; }
