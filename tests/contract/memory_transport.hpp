@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "transport/bucket_runs.hpp"
 #include "transport/transport.hpp"
 
 namespace weightcast::transport {
@@ -120,10 +121,7 @@ class MemoryLane final : public Lane {
   Status submit(const std::shared_ptr<Segment>& segment, Bucket bucket) override {
     const auto memory = std::dynamic_pointer_cast<MemorySegment>(segment);
     if (!memory) return Status(Code::kInvalid, "not a segment of this transport");
-    const auto size = memory->bytes().size();
-    if (bucket.offset > size || bucket.destination.size() > size - bucket.offset) {
-      return Status(Code::kInvalid, "a range outside the segment");
-    }
+    if (Status fits = check_bucket(bucket, memory->bytes().size()); !fits) return fits;
     const std::lock_guard lock(mutex_);
     if (closed_) return Status(Code::kCancelled, "closed");
     if (waiting_.size() + busy_ + done_.size() >= options_.max_in_flight) {
@@ -184,12 +182,16 @@ class MemoryLane final : public Lane {
       busy_ = 1;
       lock.unlock();
       const Bucket& bucket = job.second;
-      const auto bytes = job.first->bytes().subspan(bucket.offset, bucket.destination.size());
-      if (bucket.place) {
-        bucket.place(0, bytes);
-      } else {
-        std::copy(bytes.begin(), bytes.end(), bucket.destination.begin());
-      }
+      const auto all = job.first->bytes();
+      each_piece(all, bucket.offset, bucket.bytes(), bucket.strips, all.size(),
+                 [&](std::size_t at, std::span<const std::byte> piece) {
+                   if (bucket.place) {
+                     bucket.place(at, piece);
+                   } else {
+                     std::copy(piece.begin(), piece.end(), bucket.destination.data() + at);
+                   }
+                   return true;
+                 });
       const std::uint64_t id = bucket.id;
       job = Job{};
       lock.lock();

@@ -8,6 +8,7 @@ namespace {
 
 class MemoryHarness {
  public:
+  static constexpr bool kAsksAPeer = false;
   Transport& transport() { return transport_; }
 
   std::optional<SegmentAddress> publish(std::uint32_t slot, std::uint64_t number,

@@ -7,14 +7,17 @@
 
 #include "contract/transport_contract.hpp"
 #include "contract/transport_endurance.hpp"
+#include "staging/object_name.hpp"
 #include "support/child_process.hpp"
 #include "support/small_shm.hpp"
+#include "transport/shm/slot_store.hpp"
 
 namespace weightcast::transport {
 namespace {
 
 class ShmHarness {
  public:
+  static constexpr bool kAsksAPeer = false;
   ShmHarness() { begin(); }
   ~ShmHarness() {
     slab_.reset();
@@ -137,6 +140,41 @@ TEST_F(ShmTransportTest, AKilledSourcesVersionStaysWholeWhileItIsHeld) {
   segment = Status(Code::kCancelled, "let go");
   staging::sweep(job);
   EXPECT_TRUE(objects().empty());
+}
+
+TEST_F(ShmTransportTest, AStoreHoldsSlotsByNameUnderTheReadersLock) {
+  const auto slab = make_slab(4096);
+  const auto generation = publish(*slab, 0, 1, 4096);
+  SlotStore store(staging::owner_prefix(owner()) + ".");
+
+  auto held = store.hold(address(*slab, 1, generation));
+  ASSERT_TRUE(held.is_ok()) << held.status().to_string();
+  auto again = store.hold(address(*slab, 1, generation));
+  ASSERT_TRUE(again.is_ok());
+  EXPECT_EQ(test::first_difference((*held)->view(), 1), 4096U);
+  EXPECT_EQ(publish(*slab, 0, 2, 4096), 0U);
+  held = Status(Code::kCancelled, "let go");
+  EXPECT_EQ(publish(*slab, 0, 2, 4096), 0U) << "the second one holds it still";
+  again = Status(Code::kCancelled, "let go");
+
+  EXPECT_EQ(publish(*slab, 0, 2, 4096), generation + 1);
+  EXPECT_EQ(store.hold(address(*slab, 1, generation)).status().code(), Code::kStale);
+  EXPECT_TRUE(store.hold(address(*slab, 2, generation + 1)).is_ok());
+}
+
+TEST_F(ShmTransportTest, AStoreGivesOutNothingElse) {
+  const auto slab = make_slab(4096);
+  const auto generation = publish(*slab, 0, 1, 4096);
+  SlotStore store(staging::owner_prefix(owner(2)) + ".");
+
+  SegmentAddress other = address(*slab, 1, generation);
+  EXPECT_EQ(store.hold(other).status().code(), Code::kNotFound) << "another incarnation's";
+  for (const std::string name : {"", "/etc/passwd", "../x"}) {
+    other.object = name;
+    EXPECT_EQ(store.hold(other).status().code(), Code::kNotFound) << name;
+  }
+  other.object = staging::owner_prefix(owner(2)) + ".s0";
+  EXPECT_EQ(store.hold(other).status().code(), Code::kNotFound) << "there is none";
 }
 
 TEST_F(ShmTransportTest, WithoutAWritableSharedMemoryItIsNotViable) {

@@ -55,8 +55,10 @@ TYPED_TEST_P(TransportEndurance, ManyVersionsDoNotGrowAnything) {
 
   versions(300);
 
-  EXPECT_EQ(open_descriptors(), descriptors);
-  EXPECT_EQ(shared_mappings(), mappings);
+  EXPECT_TRUE(this->settles([&] { return open_descriptors() == descriptors; }))
+      << open_descriptors() << " descriptors, " << descriptors << " before";
+  EXPECT_TRUE(this->settles([&] { return shared_mappings() == mappings; }))
+      << shared_mappings() << " mappings, " << mappings << " before";
 }
 
 TYPED_TEST_P(TransportEndurance, ManyLivesOfASourceDoNotGrowAnything) {
@@ -74,8 +76,10 @@ TYPED_TEST_P(TransportEndurance, ManyLivesOfASourceDoNotGrowAnything) {
     }
     if (life < 30) this->harness.restart();
   }
-  EXPECT_EQ(open_descriptors(), descriptors);
-  EXPECT_EQ(shared_mappings(), mappings);
+  EXPECT_TRUE(this->settles([&] { return open_descriptors() == descriptors; }))
+      << open_descriptors() << " descriptors, " << descriptors << " before";
+  EXPECT_TRUE(this->settles([&] { return shared_mappings() == mappings; }))
+      << shared_mappings() << " mappings, " << mappings << " before";
 }
 
 TYPED_TEST_P(TransportEndurance, LettingGoElsewhereNeverEndsANewHold) {
@@ -101,7 +105,7 @@ TYPED_TEST_P(TransportEndurance, LettingGoElsewhereNeverEndsANewHold) {
   int lost = 0;
   for (int i = 0; i < 2000; ++i) {
     auto segment = lane->acquire(address);
-    if (!segment.is_ok() || this->harness.can_overwrite(0)) ++lost;
+    if (!segment.is_ok() || !this->is_held(0)) ++lost;
     const std::lock_guard lock(mutex);
     if (segment.is_ok()) handed_over.push_back(std::move(*segment));
     segment = Status(Code::kCancelled, "handed over");
@@ -115,7 +119,7 @@ TYPED_TEST_P(TransportEndurance, LettingGoElsewhereNeverEndsANewHold) {
   engine.join();
 
   EXPECT_EQ(lost, 0);
-  EXPECT_TRUE(this->harness.can_overwrite(0));
+  EXPECT_TRUE(this->is_free(0));
 }
 
 TYPED_TEST_P(TransportEndurance, NoReaderEverSeesAMix) {
@@ -127,6 +131,7 @@ TYPED_TEST_P(TransportEndurance, NoReaderEverSeesAMix) {
   std::atomic<bool> over{false};
   std::atomic<int> mixed{0};
   std::array<std::atomic<int>, 2> whole{};
+  using Harness = TypeParam;
   const auto follow = [&](std::size_t who) {
     auto lane = this->lane();
     std::vector<std::byte> space(kPayload);
@@ -142,7 +147,11 @@ TYPED_TEST_P(TransportEndurance, NoReaderEverSeesAMix) {
         continue;
       }
       if (!lane->submit(*segment, {1, 0, space, {}}).is_ok()) ++mixed;
-      take(*lane, 1);
+      const auto completions = take(*lane, 1);
+      if (Harness::kAsksAPeer && completions.size() == 1 &&
+          completions.front().status.code() == Code::kStale) {
+        continue;
+      }
       const auto seen = (*segment)->view();
       const bool good = test::first_difference(space, address.version.number) == kPayload &&
                         test::first_difference(seen, address.version.number) == seen.size();

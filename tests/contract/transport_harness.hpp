@@ -5,6 +5,9 @@
 //                          // `number`; empty while somebody holds the slot
 //   bool can_overwrite(slot);  // whether the source could take the slot back now
 //   void restart();            // the source ends and another life of it begins, with empty slots
+//   static constexpr bool kAsksAPeer;  // acquire() answers at once, and what the source says of
+//   it,
+//                          // holding and letting go included, comes later
 #pragma once
 
 #include <gtest/gtest.h>
@@ -79,10 +82,36 @@ inline std::vector<Completion> take(Lane& lane, std::size_t count) {
   return all;
 }
 
+/// Asks again and again. @return false after a minute
+template <class Done>
+bool eventually(Done&& done) {
+  const auto deadline = within(std::chrono::seconds(60));
+  while (!done()) {
+    if (Clock::now() >= deadline) return false;
+    ::poll(nullptr, 0, 1);  // lets the other threads have the processor
+  }
+  return true;
+}
+
 template <class Harness>
 class TransportTest : public ::testing::Test {
  protected:
   Harness harness;
+
+  /// Whether the source can (not) take the slot back: now, or where a peer has to hear of it first,
+  /// soon.
+  bool is_free(std::uint32_t slot) {
+    return settles([&] { return harness.can_overwrite(slot); });
+  }
+  bool is_held(std::uint32_t slot) {
+    return settles([&] { return !harness.can_overwrite(slot); });
+  }
+
+  template <class Condition>
+  static bool settles(Condition&& condition) {
+    if constexpr (Harness::kAsksAPeer) return eventually(condition);
+    return condition();
+  }
 
   std::unique_ptr<Lane> lane(LaneOptions options = {}) {
     auto opened = harness.transport().open_lane(options);
@@ -92,20 +121,30 @@ class TransportTest : public ::testing::Test {
 
   SegmentAddress publish(std::uint32_t slot, std::uint64_t number,
                          std::uint64_t bytes = kSlotBytes) {
-    auto address = harness.publish(slot, number, bytes);
-    EXPECT_TRUE(address.has_value()) << "slot " << slot << " is held";
+    std::optional<SegmentAddress> address;
+    EXPECT_TRUE(settles([&] {
+      return (address = harness.publish(slot, number, bytes)).has_value();
+    })) << "slot "
+        << slot << " is held";
     return address.value_or(SegmentAddress{});
   }
-
   static std::shared_ptr<Segment> acquire(Lane& from, const SegmentAddress& address) {
     auto segment = from.acquire(address);
     EXPECT_TRUE(segment.is_ok()) << segment.status().to_string();
     return segment.is_ok() ? *segment : nullptr;
   }
 
+  /// What the source says to an address: by acquire() itself, or where a peer has to be asked, by
+  /// the first completion.
   static Code acquire_code(Lane& from, const SegmentAddress& address) {
     const auto segment = from.acquire(address);
-    return segment.is_ok() ? Code::kOk : segment.status().code();
+    if (!segment.is_ok()) return segment.status().code();
+    if (!Harness::kAsksAPeer) return Code::kOk;
+    std::byte byte{};
+    const Status submitted = from.submit(*segment, {77, 0, std::span(&byte, 1), {}});
+    if (!submitted) return submitted.code();
+    const auto completions = take(from, 1);
+    return completions.empty() ? Code::kDeadline : completions.front().status.code();
   }
 };
 

@@ -1,6 +1,5 @@
 #include "transport/shm/shm_transport.hpp"
 
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -10,7 +9,9 @@
 #include <utility>
 
 #include "staging/object_name.hpp"
-#include "transport/shm/copy_pool.hpp"
+#include "transport/bucket_runs.hpp"
+#include "transport/copy_pool.hpp"
+#include "transport/flight.hpp"
 #include "transport/shm/slot_cache.hpp"
 
 namespace weightcast::transport {
@@ -18,7 +19,8 @@ namespace {
 
 class ShmLane final : public Lane {
  public:
-  ShmLane(const LaneOptions& options, base::UniqueFd event) : pool_(options, std::move(event)) {}
+  ShmLane(const LaneOptions& options, std::unique_ptr<Flight> flight)
+      : flight_(std::move(flight)), pool_(options.copy_threads, *flight_) {}
 
   Result<std::shared_ptr<Segment>> acquire(const SegmentAddress& address) override {
     return cache_.acquire(address);
@@ -29,25 +31,30 @@ class ShmLane final : public Lane {
     if (shm == nullptr) {
       return Status(Code::kInvalid, "submit needs a segment that a shm lane acquired");
     }
-    const std::span<std::byte> bytes = shm->view();
-    const std::uint64_t wanted = bucket.destination.size();
-    if (bucket.offset > bytes.size() || wanted > bytes.size() - bucket.offset) {
-      return Status(Code::kInvalid,
-                    "bucket " + std::to_string(bucket.id) + " asks for " + std::to_string(wanted) +
-                        " bytes at " + std::to_string(bucket.offset) +
-                        ", but the segment has only " + std::to_string(bytes.size()));
+    const std::span<const std::byte> payload = shm->view();
+    if (Status fits = check_bucket(bucket, payload.size()); !fits) return fits;
+    if (Status begun = flight_->begin(); !begun) return begun;
+    if (Status started = pool_.start(); !started) {
+      flight_->undo();
+      return started;
     }
-    const auto source = bytes.subspan(bucket.offset, wanted);
-    return pool_.submit({segment, source, std::move(bucket)});
+    const std::uint64_t offset = bucket.offset;
+    const std::uint64_t bytes = bucket.bytes();
+    pool_.put({segment, payload, offset, bytes, std::move(bucket)});
+    return Status::ok();
   }
 
-  std::size_t poll(std::span<Completion> out) override { return pool_.poll(out); }
-  int event_fd() const noexcept override { return pool_.event_fd(); }
-  Status close(Deadline deadline) override { return pool_.close(deadline); }
-  void abort() noexcept override { pool_.abort(); }
+  std::size_t poll(std::span<Completion> out) override { return flight_->poll(out); }
+  int event_fd() const noexcept override { return flight_->event_fd(); }
+  Status close(Deadline deadline) override { return flight_->close(deadline); }
+  void abort() noexcept override {
+    flight_->refuse();
+    pool_.abort();
+  }
 
  private:
   SlotCache cache_;
+  const std::unique_ptr<Flight> flight_;
   CopyPool pool_;
 };
 
@@ -70,20 +77,9 @@ Status ShmTransport::viable() const {
 }
 
 Result<std::unique_ptr<Lane>> ShmTransport::open_lane(const LaneOptions& options) {
-  if (options.copy_threads < 1 || options.copy_threads > 64) {
-    return Status(Code::kInvalid,
-                  "copy_threads is " + std::to_string(options.copy_threads) + ": expected 1 to 64");
-  }
-  if (options.max_in_flight == 0) {
-    return Status(Code::kInvalid, "max_in_flight is 0: expected 1 or more");
-  }
-  base::UniqueFd event(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
-  if (!event) {
-    return Status(Code::kExhausted,
-                  "cannot create an eventfd: " + std::generic_category().message(errno) +
-                      "; raise the limit on open files (ulimit -n)");
-  }
-  return std::unique_ptr<Lane>(std::make_unique<ShmLane>(options, std::move(event)));
+  auto flight = Flight::make(options);
+  if (!flight) return flight.status();
+  return std::unique_ptr<Lane>(std::make_unique<ShmLane>(options, std::move(*flight)));
 }
 
 }  // namespace weightcast::transport
