@@ -22,10 +22,8 @@ constexpr auto kBetweenTries = std::chrono::milliseconds(5);
 constexpr auto kLookAgain = std::chrono::milliseconds(100);
 /// Tensors that outlive their leases only for as long as somebody takes to let go of them.
 constexpr auto kAfterglow = std::chrono::milliseconds(200);
-/// And for those that stay: how long leases go on before it is tried again.
-constexpr auto kNextTry = std::chrono::seconds(5);
 
-Status stopped() { return Status(Code::kCancelled, "the subscriber is closing"); }
+Status given_up() { return Status(Code::kCancelled, "the switch was given up"); }
 
 bool same_place(const plan::ImageTensor& x, const plan::ImageTensor& y) {
   return x.offset == y.offset && x.info == y.info;
@@ -67,18 +65,19 @@ Status copy_and_compare(std::span<std::byte> destination, std::span<const std::b
 
 InPlace::InPlace(Options options, std::shared_ptr<Applier> applier, std::shared_ptr<ImageRoom> room,
                  std::shared_ptr<LeaseBook> leases, StagerHost& host, Fetcher fetch,
-                 std::function<bool()> stopping)
+                 std::function<bool(std::uint64_t)> cancelled)
     : options_(options),
       applier_(std::move(applier)),
       room_(std::move(room)),
       leases_(std::move(leases)),
       host_(host),
       fetch_(std::move(fetch)),
-      stopping_(std::move(stopping)) {}
+      cancelled_(std::move(cancelled)) {}
 
 Result<std::shared_ptr<Image>> InPlace::take_in(Incoming& incoming) {
-  Result<std::shared_ptr<Image>> image = stopped();
-  Status status = drain(incoming.version);
+  Result<std::shared_ptr<Image>> image = given_up();
+  Status status = drain(incoming);
+  left_alone_ = !status;
   if (status) status = bring(incoming);
   if (status) {
     image = place(incoming);
@@ -91,26 +90,28 @@ Result<std::shared_ptr<Image>> InPlace::take_in(Incoming& incoming) {
 
 // ---- draining -------------------------------------------------------------------------------
 
-bool InPlace::leases_end_by(Deadline until) {
+bool InPlace::leases_end_by(Deadline until, std::uint64_t op) {
   while (leases_->count() > 0) {
     const auto now = Clock::now();
-    if (now >= until || stopping_()) return false;
+    if (now >= until || cancelled_(op)) return false;
     room_->wait(std::min<Deadline>(until, now + kLookAgain));
   }
   return true;
 }
 
-Status InPlace::drain(const Version& next) {
+Status InPlace::drain(const Incoming& incoming) {
+  const Version& next = incoming.version;
+  const auto cancelled = [&] { return cancelled_(incoming.op); };
   const std::string why = "version " + std::to_string(next.number) +
                           " comes in place as soon as all leases on the former one have ended";
-  while (!stopping_()) {
+  while (!cancelled()) {
     host_.pause(why);
-    const bool ended = leases_end_by(Clock::now() + options_.lease_deadline);
-    if (ended && vacated(next)) {
+    const bool ended = leases_end_by(Clock::now() + options_.lease_deadline, incoming.op);
+    if (ended && vacated(incoming)) {
       overdue_ = false;
       return Status::ok();
     }
-    if (stopping_()) break;
+    if (cancelled()) break;
     // Others shall not starve: they go on with what is served until those that held it up are gone.
     const auto gave_up = Clock::now();
     if (!ended) host_.resume(nullptr);
@@ -121,25 +122,26 @@ Status InPlace::drain(const Version& next) {
                     (ended ? "tensors outlive their leases: clone() what must outlive its lease\""
                            : "leases are held past lease_deadline: end them sooner\""));
     }
-    while (!stopping_() && (leases_->held_since(gave_up) ||
-                            (ended && Clock::now() < gave_up + kNextTry))) {
+    while (!cancelled() && (leases_->held_since(gave_up) ||
+                            (ended && Clock::now() < gave_up + options_.next_try))) {
       room_->wait(Clock::now() + kLookAgain);
     }
   }
+  overdue_ = false;
   host_.resume(nullptr);
-  return stopped();
+  return given_up();
 }
 
-bool InPlace::vacated(const Version& next) {
-  std::shared_ptr<Image> former =
-      host_.withdraw("version " + std::to_string(next.number) + " is coming in place");
+bool InPlace::vacated(const Incoming& incoming) {
+  std::shared_ptr<Image> former = host_.withdraw(
+      "version " + std::to_string(incoming.version.number) + " is coming in place");
   if (former) {
     if (applier_) applier_->suspend(former->version());
     former_ = former;
     former.reset();
   }
   const Deadline until = Clock::now() + kAfterglow;
-  while (!former_.expired() && Clock::now() < until && !stopping_()) {
+  while (!former_.expired() && Clock::now() < until && !cancelled_(incoming.op)) {
     room_->wait(std::min<Deadline>(until, Clock::now() + kBetweenTries));
   }
   former = former_.lock();
@@ -187,7 +189,7 @@ Status InPlace::copy_staged(Incoming& incoming) {
     return Status::ok();
   }
   Status status;
-  for (int i = 0; i < kTries && !stopping_(); ++i) {
+  for (int i = 0; i < kTries; ++i) {
     status = copy_and_compare(live_->bytes().first(plan.image_bytes),
                               incoming.staged->bytes().first(plan.image_bytes),
                               options_.copy_threads, incoming.version.number);
@@ -213,7 +215,7 @@ Status InPlace::fetch_in_place(Incoming& incoming) {
 
 Result<std::shared_ptr<Image>> InPlace::place(Incoming& incoming) {
   while (!room_->try_enter()) {
-    if (stopping_()) return stopped();
+    if (cancelled_(incoming.op)) return given_up();
     room_->wait(Clock::now() + kLookAgain);
   }
   auto image = std::make_shared<Image>(room_, incoming.version);
@@ -226,7 +228,7 @@ Result<std::shared_ptr<Image>> InPlace::place(Incoming& incoming) {
           guarded("begin", [&] { return applier_->begin(incoming.version, incoming.infos); });
     }
     if (status) status = guarded("place", [&] { return applier_->place(image); });
-    if (status || stopping_() || i + 1 == kTries) break;
+    if (status || cancelled_(incoming.op) || i + 1 == kTries) break;
     image->attachment.reset();
     applier_->rollback(incoming.version);
     base::log(LogLevel::kWarn, "event=place_in_place_failed version=" + to_string(incoming.version) +

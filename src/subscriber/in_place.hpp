@@ -31,21 +31,27 @@ class InPlace {
   struct Options {
     Duration lease_deadline{};
     std::uint32_t copy_threads = 1;
+    /// Where tensors outlive their leases: how long these go on before it is tried again.
+    Duration next_try = std::chrono::seconds(5);
   };
   /// Fetches an incoming version's bytes to where it is told, and verifies them.
   using Fetcher = std::function<Status(Incoming&, std::span<std::byte>)>;
 
-  /// @param stopping looked at in every wait
+  /// @param cancelled whether an operation is given up (or the subscriber is closing); looked at in
+  ///   every wait
   InPlace(Options options, std::shared_ptr<Applier> applier, std::shared_ptr<ImageRoom> room,
           std::shared_ptr<LeaseBook> leases, StagerHost& host, Fetcher fetch,
-          std::function<bool()> stopping);
+          std::function<bool(std::uint64_t op)> cancelled);
 
   /// Drains, brings the bytes (from the staged copy, or by the fetcher), and has the applier place
   /// them. A fault on the way rolls forward, a few times, from what is staged or in place. Blocks
   /// until leases have ended, however long they are held.
-  /// @return the image to commit and serve. Else nothing is served any more (kCancelled: because of
-  ///   stopping, perhaps before anything was touched), and the applier was rolled back
+  /// @return the image to commit and serve. Else the applier was rolled back, and unless left_alone()
+  ///   nothing is served any more
   Result<std::shared_ptr<Image>> take_in(Incoming& incoming);
+
+  /// Whether the last take_in ended before anything was touched: what was served still is.
+  bool left_alone() const noexcept { return left_alone_; }
 
   /// Whether a drain goes on for longer than lease_deadline, or leases keep it from beginning anew.
   bool overdue() const noexcept { return overdue_; }
@@ -55,9 +61,9 @@ class InPlace {
   }
 
  private:
-  Status drain(const Version& next);
-  bool leases_end_by(Deadline until);
-  bool vacated(const Version& next);
+  Status drain(const Incoming& incoming);
+  bool leases_end_by(Deadline until, std::uint64_t op);
+  bool vacated(const Incoming& incoming);
   void reinstate(const std::shared_ptr<Image>& former);
   Status bring(Incoming& incoming);
   Status copy_staged(Incoming& incoming);
@@ -70,8 +76,9 @@ class InPlace {
   const std::shared_ptr<LeaseBook> leases_;
   StagerHost& host_;
   const Fetcher fetch_;
-  const std::function<bool()> stopping_;
+  const std::function<bool(std::uint64_t)> cancelled_;
   std::atomic<bool> overdue_{false};
+  bool left_alone_ = false;
   std::weak_ptr<Image> former_;  ///< served last: while it is there, so is what shows its bytes
   std::shared_ptr<HostBuffer> live_;
   std::vector<plan::ImageTensor> live_tensors_;  ///< where they lie in live_

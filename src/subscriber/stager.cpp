@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/failpoint.hpp"
@@ -33,13 +34,13 @@ Stager::Stager(const SubscriberOptions& options, std::shared_ptr<Applier> applie
       host_(host),
       sources_(std::move(transports), options.transport, lane_options(options)),
       joined_in_place_(options.activation == Activation::kSerial),
-      in_place_({options.lease_deadline, options.copy_threads}, applier_, room_, std::move(leases),
+      in_place_({.lease_deadline = options.lease_deadline, .copy_threads = options.copy_threads}, applier_, room_, std::move(leases),
                 host,
                 [this](Incoming& incoming, std::span<std::byte> image) {
                   host_.happened({.kind = StageEvent::Kind::kDirty});
                   return fetch(incoming, image);
                 },
-                [this] { return stop_.load(); }) {}
+                [this](std::uint64_t op) { return cancelled(op); }) {}
 
 void Stager::start() {
   const base::ScopedSignalMask mask;
@@ -133,16 +134,7 @@ void Stager::switch_to_staged() {
     auto taken_in = in_place_.take_in(*staged_);
     staged_.reset();
     if (!taken_in) {
-      if (stop_) return;
-      const std::string why = "version " + std::to_string(version.number) +
-                              " could not be taken in place: " + taken_in.status().to_string() +
-                              "; leases are given again once it, or a newer one, is in";
-      base::log(LogLevel::kWarn, "event=switch_failed version=" + to_string(version) + " why=\"" +
-                                     taken_in.status().to_string() + "\"");
-      host_.withdraw(why);
-      dirty_ = version;
-      host_.happened({.kind = StageEvent::Kind::kDirty});
-      host_.happened({.kind = StageEvent::Kind::kSwitchFailed, .op = op, .status = taken_in.status()});
+      if (!stop_) report_failed_switch(op, version, taken_in.status());
       return;
     }
     image = std::move(*taken_in);
@@ -160,6 +152,18 @@ void Stager::switch_to_staged() {
   host_.happened({.kind = StageEvent::Kind::kSwitched, .op = op});
   host_.happened({.kind = StageEvent::Kind::kClean});
   base::failpoint("engine.committed", version.number);
+}
+
+void Stager::report_failed_switch(std::uint64_t op, const Version& version, const Status& status) {
+  base::log(LogLevel::kWarn, "event=switch_failed version=" + to_string(version) + " why=\"" +
+                                 status.to_string() + "\"");
+  if (!in_place_.left_alone()) {
+    host_.withdraw("version " + std::to_string(version.number) + " could not be taken in place: " +
+                   status.to_string() + "; leases are given again once it, or a newer one, is in");
+    dirty_ = std::max(dirty_, version);
+    host_.happened({.kind = StageEvent::Kind::kDirty});
+  }
+  host_.happened({.kind = StageEvent::Kind::kSwitchFailed, .op = op, .status = status});
 }
 
 void Stager::sweep_after_run_change() {

@@ -47,6 +47,7 @@ class Stager {
   void act(protocol::ReceiverAction& action);
   void start_stage(protocol::StartStage& start);
   void switch_to_staged();
+  void report_failed_switch(std::uint64_t op, const Version& version, const Status& status);
   void forget_staged();
   void sweep_after_run_change();
 
