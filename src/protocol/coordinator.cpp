@@ -138,6 +138,7 @@ void Coordinator::finish_grant(Clock::time_point) {
       return;
     }
     record.manifest.shares.push_back(sealed.share);
+    if (!sources_.at(rank).same_clock) continue;
     record.captured_at_ns = std::max(record.captured_at_ns, sealed.captured_at_ns);
   }
   if (Status status = plan::check_manifest(record.manifest); !status) {
@@ -155,7 +156,13 @@ void Coordinator::finish_grant(Clock::time_point) {
   grant_->open = false;
   lookahead_ = std::max<std::uint64_t>(1, lookahead_ / 2);
   published_ = first.point;
-  pending_ = published_;
+  if (config_.p2p) {
+    committed_ = published_;
+    ++counters_.commits;
+    counters_.last_apply_ns = 0;
+  } else {
+    pending_ = published_;
+  }
   versions_[published_] = std::move(record);
   grant_->sealed.clear();
   changed_ = true;
@@ -217,30 +224,33 @@ std::vector<std::uint64_t> Coordinator::points_to_keep() const {
   if (committed_ > orphaned_) points.insert(committed_);
   if (pending_) points.insert(*pending_);
   if (round_) points.insert(round_->number);
-  if (!seeded(Bug::kCatchUpUnpinned)) {
-    for (const auto& [name, receiver] : receivers_) {
-      // Who has staged a version holds it by itself.
-      if (receiver.assignment && receiver.assignment->stage == Stage::kPreparing) {
-        points.insert(receiver.assignment->number);
-      }
-    }
+  for (const auto& [name, receiver] : receivers_) {
+    if (!receiver.assignment || !receiver.assignment->relay.empty()) continue;
+    // Who has staged a version holds it by itself, but for those whose bytes come after the commit.
+    const bool reads = receiver.assignment->stage == Stage::kPreparing
+                           ? !seeded(Bug::kCatchUpUnpinned)
+                           : receiver.in_place && !seeded(Bug::kInPlaceUnpinned);
+    if (reads) points.insert(receiver.assignment->number);
   }
   return {points.begin(), points.end()};
 }
 
 void Coordinator::forget_versions() {
-  const std::vector<std::uint64_t> kept = points_to_keep();
-  std::erase_if(versions_, [&](const auto& entry) {
-    return entry.first != committed_ &&
-           std::find(kept.begin(), kept.end(), entry.first) == kept.end();
-  });
+  std::set<std::uint64_t> needed{committed_};
+  for (const std::uint64_t point : points_to_keep()) needed.insert(point);
+  for (const auto& [name, receiver] : receivers_) {
+    if (receiver.assignment) needed.insert(receiver.assignment->number);
+  }
+  std::erase_if(versions_, [&](const auto& entry) { return !needed.contains(entry.first); });
 }
 
 void Coordinator::settle(Clock::time_point now) {
   consider_round(now);
   consider_commit(now);
   consider_round_end(now);
-  consider_catch_ups(now);
+  drop_overtaken_queue();
+  config_.p2p ? consider_paces(now) : consider_catch_ups(now);
+  let_in_place_go(now);
   consider_grant(now);
   answer_flushes();
   if (changed_) {
@@ -331,7 +341,8 @@ std::vector<Coordinator::ReceiverView> Coordinator::receivers() const {
   for (const auto& [name, receiver] : receivers_) {
     const bool current = receiver.state.serving.run == config_.run && committed_ != 0;
     views.push_back({name, receiver.state.serving,
-                     receiver.lagging || receiver.state.lagging ? "lagging"
+                     receiver.state.dirty                         ? "dirty"
+                     : receiver.lagging || receiver.state.lagging ? "lagging"
                      : current                                  ? "active"
                                                                 : "joining"});
   }

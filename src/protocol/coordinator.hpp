@@ -28,6 +28,12 @@ struct CoordinatorConfig {
   Duration catch_up_backoff = std::chrono::milliseconds(100);  ///< after a failure; doubles, to 5 s
   std::uint32_t compare_every = 64;                     ///< versions; 0: never
   std::uint32_t min_receivers = 0;                      ///< what a verdict waits for
+  bool p2p = false;               ///< each receiver at its own pace, instead of rounds
+  std::uint32_t slots = 4;        ///< of each source: how many versions may be wanted at once
+  std::uint32_t max_dirty = 0;    ///< receivers in place that may be without a policy at once; 0:
+                                  ///< half of them, at least one
+  std::uint32_t fan_out = 2;      ///< receivers over the network that one holder serves at once
+  std::string clock;              ///< identity of this host's monotonic clock
 };
 
 struct Outgoing {
@@ -43,9 +49,13 @@ struct Note {
 
 /// Sans-I/O: events in, messages out. Not thread safe.
 ///
-/// A round brings one version to a set of receivers that is frozen when it begins and can only
+/// Broadcast: a round brings one version to a set of receivers that is frozen when it begins and can only
 /// shrink. Each receiver has at most one assignment at a time, numbered by an attempt that only
 /// rises: a part of the round, or a catch-up of its own.
+///
+/// P2p: there are no rounds. What is sealed is committed, and every receiver catches up alone: over
+/// the network from the sources or from an engine that serves that version already, so that a holder
+/// never feeds more than `fan_out` at once.
 class Coordinator {
  public:
   Coordinator(CoordinatorConfig config, Clock::time_point now);
@@ -86,6 +96,7 @@ class Coordinator {
     std::uint64_t refused = 0;
     std::uint64_t dropped = 0;
     std::uint64_t drifted = 0;
+    std::uint64_t relayed = 0;     ///< catch-ups that another engine was asked for
     std::int64_t last_apply_ns = 0;  ///< from the last rank's publish point to the last APPLIED
   };
   const Counters& counters() const noexcept { return counters_; }
@@ -99,9 +110,11 @@ class Coordinator {
     std::uint64_t sequence = 0;        ///< of the orders sent
     std::uint64_t sealed_ordinal = 0;
     bool state_known = false;
+    bool same_clock = true;
     std::optional<FlushRequest> flush;
   };
-  enum class Stage { kPreparing, kStaged, kCommitting };
+  /// kQueued: committed, but in place, and as many as may be are dirty already.
+  enum class Stage { kPreparing, kStaged, kQueued, kCommitting };
   struct Assignment {
     std::uint64_t attempt = 0;
     std::uint64_t number = 0;
@@ -110,6 +123,10 @@ class Coordinator {
     std::uint32_t failures = 0;
     Clock::time_point prepare_sent;
     Clock::time_point deadline;
+    Clock::time_point last_deadline;  ///< progress puts the deadline off, but not beyond this
+    std::uint64_t progress = 0;
+    std::string relay;             ///< name of the engine that it is read from; empty: the sources
+    std::string relay_endpoint;
   };
   struct ReceiverMember {
     Peer peer = 0;
@@ -124,6 +141,12 @@ class Coordinator {
                                      ///< further ones until it serves that or a later version
     std::uint64_t lag_number = 0;
     std::uint32_t catch_up_failures = 0;
+    bool in_place = false;
+    bool over_network = false;
+    bool same_clock = true;
+    std::string relay_endpoint;    ///< empty: it serves nobody
+    std::string bad_relay;         ///< the last one that failed it
+    std::uint64_t joined_after = 0;  ///< newest committed version when it was welcome
     Clock::time_point retry_at;
     std::string failure;
   };
@@ -136,7 +159,7 @@ class Coordinator {
   };
   struct VersionRecord {
     plan::Manifest manifest;
-    std::int64_t captured_at_ns = 0;
+    std::int64_t captured_at_ns = 0;  ///< by this host's clock
   };
   struct Round {
     std::uint64_t number = 0;
@@ -174,17 +197,34 @@ class Coordinator {
   void abort_round(Clock::time_point now, const char* why);
   void consider_catch_ups(Clock::time_point now);
   void check_deadlines(Clock::time_point now);
-  void assign(Clock::time_point now, ReceiverMember& receiver, std::uint64_t number,
-              bool in_round);
+  void assign(Clock::time_point now, ReceiverMember& receiver, std::uint64_t number, bool in_round,
+              const ReceiverMember* relay = nullptr);
   void end_assignment(ReceiverMember& receiver, Order order);
   void demote(Clock::time_point now, ReceiverMember& receiver, const std::string& why);
   void failed(Clock::time_point now, ReceiverMember& receiver, const std::string& why);
   void send_prepare(Clock::time_point now, ReceiverMember& receiver);
+  void note_progress(Clock::time_point now, ReceiverMember& receiver) const;
+  std::int64_t applied_at(Clock::time_point now, const ReceiverMember& receiver) const;
+  void let_switch(Clock::time_point now, ReceiverMember& receiver);
+  void drop_overtaken_queue();
+  void let_in_place_go(Clock::time_point now);
   bool on_its_way(const FlushRequest& flush) const;
   void fix_verdict();
   void answer_flushes();
   void forget_versions();
   std::vector<std::uint64_t> points_to_keep() const;
+
+  // Each at its own pace (coordinator_p2p.cpp).
+  struct Holder {
+    bool found = false;
+    const ReceiverMember* relay = nullptr;  ///< null: the sources
+  };
+  void consider_paces(Clock::time_point now);
+  Holder choose_holder(const ReceiverMember& receiver) const;
+  bool may_be_wanted(std::uint64_t number) const;
+  bool is_relay_of(const ReceiverMember& receiver, std::uint64_t number) const;
+  void note_lost(const std::string& name);
+  bool answer_from_paces(const FlushRequest& flush, Verdict& answer);
 
   void settle(Clock::time_point now);
   void broadcast_orders(Clock::time_point now);
@@ -208,6 +248,7 @@ class Coordinator {
   std::uint64_t attempts_ = 0;
   std::uint64_t furthest_ = 1;  ///< greatest next_point ever heard
   bool superseded_ = false;
+  std::map<std::string, std::uint64_t> lost_;  ///< p2p: by name, what was newest when it was lost
   std::optional<Verdict> verdict_;  ///< of the newest version whose round has ended
   bool verdict_fixed_ = false;      ///< somebody was told
   bool changed_ = false;            ///< orders have to be sent

@@ -96,6 +96,7 @@ void Coordinator::welcome_source(Clock::time_point now, Peer peer, const Member&
   source.peer = peer;
   source.member = member;
   source.last_heard = now;
+  source.same_clock = hello.clock == config_.clock;
   source.state.next_point = std::max<std::uint64_t>(1, next_point);
   send(peer, member, Welcome{counts_itself ? 1 : furthest_});
   sources_.insert_or_assign(hello.rank, std::move(source));
@@ -127,6 +128,11 @@ void Coordinator::welcome_receiver(Clock::time_point now, Peer peer, const Membe
   receiver.last_heard = now;
   receiver.state.serving = hello.serving;
   receiver.retry_at = now;
+  receiver.in_place = hello.in_place;
+  receiver.over_network = hello.over_network;
+  receiver.same_clock = hello.clock == config_.clock;
+  receiver.relay_endpoint = hello.relay_endpoint;
+  receiver.joined_after = committed_;
   send(peer, member, Welcome{furthest_});
   receivers_.insert_or_assign(member.name, std::move(receiver));
   know(member);
@@ -183,8 +189,16 @@ void Coordinator::drop_receiver(Clock::time_point, const std::string& name, cons
   if (round_ && found->second.assignment && found->second.assignment->in_round && lost) {
     round_->lost.insert(name);
   }
+  if (lost) note_lost(name);
   note(lost, "event=receiver_gone name=" + name + " why=" + why);
   receivers_.erase(found);
+  for (auto& [other, receiver] : receivers_) {
+    // What it was read from is gone: asked of somebody else at once.
+    if (receiver.assignment && receiver.assignment->relay == name &&
+        receiver.assignment->stage == Stage::kPreparing) {
+      end_assignment(receiver, Order::kAbort);
+    }
+  }
   changed_ = true;
 }
 

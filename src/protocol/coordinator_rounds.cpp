@@ -8,15 +8,23 @@ namespace weightcast::protocol {
 namespace {
 constexpr Duration kMaxBackoff = std::chrono::seconds(5);
 constexpr std::uint32_t kTriesInRound = 2;
+/// A receiver that goes on placing bytes is waited for this many times attempt_timeout.
+constexpr int kMostExtensions = 6;
 }  // namespace
 
 void Coordinator::assign(Clock::time_point now, ReceiverMember& receiver, std::uint64_t number,
-                         bool in_round) {
+                         bool in_round, const ReceiverMember* relay) {
   Assignment assignment;
   assignment.attempt = ++attempts_;
   assignment.number = number;
   assignment.in_round = in_round;
   assignment.deadline = now + config_.attempt_timeout;
+  assignment.last_deadline = now + kMostExtensions * config_.attempt_timeout;
+  if (relay != nullptr) {
+    assignment.relay = relay->member.name;
+    assignment.relay_endpoint = relay->relay_endpoint;
+    ++counters_.relayed;
+  }
   if (receiver.assignment && receiver.assignment->in_round == in_round &&
       receiver.assignment->number == number) {
     assignment.failures = receiver.assignment->failures;
@@ -31,7 +39,24 @@ void Coordinator::send_prepare(Clock::time_point now, ReceiverMember& receiver) 
   const auto version = versions_.find(receiver.assignment->number);
   if (version == versions_.end()) return;  // not reached: assignments keep their versions
   send(receiver.peer, receiver.member,
-       Prepare{receiver.assignment->attempt, version->first, version->second.manifest});
+       Prepare{receiver.assignment->attempt, version->first, version->second.manifest,
+               receiver.assignment->relay, receiver.assignment->relay_endpoint});
+}
+
+void Coordinator::note_progress(Clock::time_point now, ReceiverMember& receiver) const {
+  Assignment& assignment = *receiver.assignment;
+  if (receiver.state.attempt != assignment.attempt ||
+      receiver.state.progress <= assignment.progress) {
+    return;
+  }
+  assignment.progress = receiver.state.progress;
+  assignment.deadline = std::min(std::max(assignment.deadline, now + config_.attempt_timeout),
+                                 assignment.last_deadline);
+}
+
+/// Clocks of other hosts say nothing here: then the moment counts at which it was heard.
+std::int64_t Coordinator::applied_at(Clock::time_point now, const ReceiverMember& receiver) const {
+  return receiver.same_clock ? receiver.state.applied_at_ns : now.time_since_epoch().count();
 }
 
 void Coordinator::end_assignment(ReceiverMember& receiver, Order order) {
@@ -65,18 +90,24 @@ void Coordinator::on_receiver_state(Clock::time_point now, ReceiverMember& recei
   }
   receiver.state = state;
   if (!receiver.assignment) return;
+  note_progress(now, receiver);
   Assignment& assignment = *receiver.assignment;
   const bool serves = state.serving.run == config_.run && state.serving.number >= assignment.number;
+  const auto version = versions_.find(assignment.number);
   if (serves || (state.attempt == assignment.attempt && state.phase == Phase::kApplied)) {
     receiver.catch_up_failures = 0;
     receiver.failure.clear();
+    receiver.bad_relay.clear();
+    const std::int64_t apply_ns =
+        version == versions_.end()
+            ? 0
+            : applied_at(now, receiver) - version->second.captured_at_ns;
     if (assignment.in_round) {
-      const auto version = versions_.find(assignment.number);
-      if (round_ && version != versions_.end()) {
-        round_->apply_ns =
-            std::max(round_->apply_ns, state.applied_at_ns - version->second.captured_at_ns);
-      }
+      if (round_) round_->apply_ns = std::max(round_->apply_ns, apply_ns);
     } else {
+      if (config_.p2p && assignment.number == committed_) {
+        counters_.last_apply_ns = std::max(counters_.last_apply_ns, apply_ns);
+      }
       receiver.lagging = receiver.lagging && assignment.number < receiver.lag_number;
       ++counters_.catch_ups;
     }
@@ -92,11 +123,7 @@ void Coordinator::on_receiver_state(Clock::time_point now, ReceiverMember& recei
     failed(now, receiver, state.failure);
   } else if (state.phase == Phase::kStaged && assignment.stage == Stage::kPreparing) {
     assignment.stage = Stage::kStaged;
-    if (!assignment.in_round) {
-      assignment.stage = Stage::kCommitting;  // that version is committed already
-      assignment.deadline = now + config_.attempt_timeout;
-      changed_ = true;
-    }
+    if (!assignment.in_round) let_switch(now, receiver);  // that version is committed already
   } else if (assignment.stage == Stage::kCommitting &&
              (state.phase == Phase::kIdle || state.phase == Phase::kStaging)) {
     // It has lost what it had staged.
@@ -108,7 +135,7 @@ void Coordinator::failed(Clock::time_point now, ReceiverMember& receiver, const 
   Assignment& assignment = *receiver.assignment;
   receiver.failure = why;
   if (assignment.in_round) {
-    if (++assignment.failures < kTriesInRound) {
+    if (++assignment.failures < kTriesInRound && !round_->committed) {
       assign(now, receiver, assignment.number, true);
     } else {
       demote(now, receiver, why);
@@ -120,6 +147,7 @@ void Coordinator::failed(Clock::time_point now, ReceiverMember& receiver, const 
                                           (1 << std::min<std::uint32_t>(receiver.catch_up_failures, 6)));
   ++receiver.catch_up_failures;
   receiver.retry_at = now + backoff;
+  receiver.bad_relay = assignment.relay;
   note(true, "event=catch_up_failed name=" + receiver.member.name + " version=" +
                  std::to_string(assignment.number) + " why=\"" + why + "\"");
   end_assignment(receiver, Order::kAbort);
@@ -158,13 +186,62 @@ void Coordinator::consider_commit(Clock::time_point now) {
   for (auto& [name, receiver] : receivers_) {
     if (!receiver.assignment) continue;
     if (receiver.assignment->in_round) {
-      receiver.assignment->stage = Stage::kCommitting;
-      receiver.assignment->deadline = now + config_.attempt_timeout;
+      let_switch(now, receiver);
     } else if (receiver.assignment->number < former &&
                receiver.assignment->stage == Stage::kPreparing) {
       // Catching up with something twice overtaken would pin a third slot: begin anew.
       end_assignment(receiver, Order::kAbort);
     }
+  }
+}
+
+/// The version that it has staged may be served. In place, where bytes only come now, it waits for its
+/// turn.
+void Coordinator::let_switch(Clock::time_point now, ReceiverMember& receiver) {
+  Assignment& assignment = *receiver.assignment;
+  changed_ = true;
+  if (receiver.in_place && !seeded(Bug::kAllDirtyAtOnce)) {
+    assignment.stage = Stage::kQueued;
+    return;
+  }
+  assignment.stage = Stage::kCommitting;
+  assignment.deadline = now + config_.attempt_timeout;
+  assignment.last_deadline = now + kMostExtensions * config_.attempt_timeout;
+}
+
+void Coordinator::drop_overtaken_queue() {
+  for (auto& [name, receiver] : receivers_) {
+    // Not a byte of it has moved: the newer one is as near, and needs no further version to be kept.
+    const auto& assignment = receiver.assignment;
+    if (assignment && assignment->stage == Stage::kQueued && !assignment->in_round &&
+        assignment->number < committed_) {
+      end_assignment(receiver, Order::kAbort);
+    }
+  }
+}
+
+void Coordinator::let_in_place_go(Clock::time_point now) {
+  std::uint32_t in_place = 0;
+  std::uint32_t dirty = 0;
+  for (const auto& [name, receiver] : receivers_) {
+    if (!receiver.in_place) continue;
+    ++in_place;
+    const bool goes = receiver.assignment && receiver.assignment->stage == Stage::kCommitting;
+    // One that fails again and again does not keep the others from what they can have.
+    const bool stuck = receiver.catch_up_failures >= kTriesInRound;
+    dirty += goes || (receiver.state.dirty && !stuck) ? 1 : 0;
+  }
+  const std::uint32_t most =
+      config_.max_dirty != 0 ? config_.max_dirty : std::max(1u, in_place / 2);
+  for (auto& [name, receiver] : receivers_) {
+    if (!receiver.assignment || receiver.assignment->stage != Stage::kQueued) continue;
+    // Who is dirty already is counted, and has nothing to lose.
+    if (!receiver.state.dirty && dirty >= most) continue;
+    dirty += receiver.state.dirty ? 0 : 1;
+    receiver.assignment->stage = Stage::kCommitting;
+    receiver.assignment->deadline = now + config_.attempt_timeout;
+    receiver.assignment->last_deadline = now + kMostExtensions * config_.attempt_timeout;
+    changed_ = true;
   }
 }
 
@@ -228,7 +305,10 @@ void Coordinator::check_deadlines(Clock::time_point now) {
   for (auto& [name, receiver] : receivers_) {
     if (!receiver.assignment || now <= receiver.assignment->deadline) continue;
     // Who has staged waits for the others, and is not late with them.
-    if (receiver.assignment->stage == Stage::kStaged) continue;
+    if (receiver.assignment->stage == Stage::kStaged ||
+        receiver.assignment->stage == Stage::kQueued) {
+      continue;
+    }
     const char* why = receiver.assignment->stage == Stage::kCommitting
                           ? "the switch took longer than attempt_timeout"
                           : "staging took longer than attempt_timeout";
@@ -263,7 +343,9 @@ void Coordinator::answer_flushes() {
   for (auto& [rank, source] : sources_) {
     if (!source.flush) continue;
     Verdict answer;
-    if (verdict_ && verdict_->number >= source.flush->point) {
+    if (config_.p2p) {
+      if (!answer_from_paces(*source.flush, answer)) continue;
+    } else if (verdict_ && verdict_->number >= source.flush->point) {
       fix_verdict();
       if (!verdict_fixed_) continue;  // too few receivers yet: its caller's deadline decides
       answer = *verdict_;

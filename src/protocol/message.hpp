@@ -45,6 +45,7 @@ struct Hello {
   Version serving;               ///< receivers: what leases get now
   std::uint64_t next_point = 0;  ///< sources: as in SourceState; 0 for a process that just started
   bool in_place = false;         ///< receivers: bytes come after the commit (activation serial)
+  bool over_network = false;     ///< receivers: bytes come over the network, and cost their holder
   std::string clock{};           ///< identity of the host whose monotonic clock its times are of
   std::string relay_endpoint{};  ///< receivers: where others may read what it serves; empty: nowhere
   bool operator==(const Hello&) const = default;
@@ -86,6 +87,7 @@ struct ReceiverState {
   bool lagging = false;       ///< a lease is past its deadline
   std::int64_t applied_at_ns = 0;  ///< monotonic time when `serving` became it
   bool dirty = false;         ///< a version is coming in place: leases are refused
+  std::uint64_t progress = 0; ///< bytes of the attempt's version that have been placed so far
   bool operator==(const ReceiverState&) const = default;
 };
 

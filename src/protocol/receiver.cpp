@@ -74,6 +74,7 @@ void Receiver::on_prepare(Clock::time_point now, const Message& message, const P
     send_state(now);
     return;
   }
+  progress_ = 0;
   phase_ = seeded(Bug::kAckBeforePlacing) ? Phase::kStaged : Phase::kStaging;
   stop_op();
   wanted_ = Wanted{prepare.attempt, version, prepare.manifest, prepare.relay};
@@ -123,9 +124,12 @@ void Receiver::stop_op() {
       actions_.emplace_back(DropStaged{op_->id});
       op_.reset();
       break;
-    case OpState::kCancelled:
     case OpState::kSwitching:
-      break;  // its end comes by itself
+      // Its end comes by itself, but where bytes come only now that can take as long as a source is dead.
+      if (config_.in_place) actions_.emplace_back(CancelStage{op_->id});
+      break;
+    case OpState::kCancelled:
+      break;
   }
 }
 
@@ -227,6 +231,7 @@ void Receiver::say_hello(Clock::time_point now) {
   hello.highest_run = run_;
   hello.serving = serving_;
   hello.in_place = config_.in_place;
+  hello.over_network = config_.over_network;
   hello.clock = config_.clock;
   hello.relay_endpoint = config_.relay_endpoint;
   send(std::move(hello));
@@ -244,6 +249,7 @@ void Receiver::send_state(Clock::time_point now) {
   state.lagging = lagging_;
   state.applied_at_ns = applied_at_ns_;
   state.dirty = dirty_;
+  state.progress = progress_;
   send(std::move(state));
   next_send_ = now + config_.heartbeat;
 }

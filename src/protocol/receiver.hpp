@@ -17,6 +17,7 @@ struct ReceiverConfig {
   std::string policy;
   std::uint64_t incarnation = 1;  ///< the first one; rises at every rejoin
   bool in_place = false;          ///< bytes come after the commit (activation serial)
+  bool over_network = false;      ///< bytes come over the network
   std::string clock;              ///< identity of the host's monotonic clock
   std::string relay_endpoint;     ///< where joiners may read what is served here; empty: nowhere
   Duration heartbeat = std::chrono::milliseconds(100);
@@ -31,7 +32,8 @@ struct StartStage {
   plan::Manifest manifest;
   std::string relay{};  ///< endpoint of an engine that serves this version; empty: from the sources
 };
-/// stage_done(op) should come soon, whatever its status; what was staged is then dropped.
+/// stage_done(op), or the end of a Switch in place, should come soon, whatever its status; what was
+/// staged is then dropped.
 struct CancelStage {
   std::uint64_t op = 0;
 };
@@ -61,6 +63,8 @@ class Receiver {
   void switch_failed(Clock::time_point now, std::uint64_t op, const Status& status);
   /// Whether the bytes of a version are coming in place, so that none is served.
   void set_dirty(Clock::time_point now, bool dirty);
+  /// Bytes that the present operation has placed; said with the next state, which waits for nothing.
+  void set_progress(std::uint64_t bytes) noexcept { progress_ = bytes; }
   void set_lagging(Clock::time_point now, bool lagging);
   /// From now on bytes come after the commit. Joins again, so that the coordinator knows; what is
   /// being staged is given up.
@@ -119,6 +123,7 @@ class Receiver {
   bool reconnect_ = false;
   bool lagging_ = false;
   bool dirty_ = false;
+  std::uint64_t progress_ = 0;
   Version serving_;
   Version published_;
   std::int64_t applied_at_ns_ = 0;

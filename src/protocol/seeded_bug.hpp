@@ -24,6 +24,8 @@ enum class Bug {
   kCatchUpUnpinned,         ///< the version that a joiner reads is not kept
   kLateGrantUsed,           ///< a rank past the granted point captures at its next one
   kOldOrdersObeyed,         ///< orders that were overtaken are obeyed
+  kAllDirtyAtOnce,          ///< every engine in place is let go at once
+  kInPlaceUnpinned,         ///< a version that comes after the commit is not kept until it is in
   kUnsealedCounted          ///< a version needs one share fewer than there are ranks
 };
 

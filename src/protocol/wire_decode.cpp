@@ -139,6 +139,7 @@ Status read_body(const wire::Hello& in, Role role, Hello& out) {
          .serving = read(in.serving()),
          .next_point = in.next_point(),
          .in_place = in.in_place(),
+         .over_network = in.over_network(),
          .clock = in.clock(),
          .relay_endpoint = in.relay_endpoint()};
   if (Status s = check_address("clock", out.clock); !s) return s;
@@ -188,7 +189,8 @@ Status read_body(const wire::ReceiverState& in, Role, ReceiverState& out) {
          .serving = read(in.serving()),
          .lagging = in.lagging(),
          .applied_at_ns = in.applied_at_ns(),
-         .dirty = in.dirty()};
+         .dirty = in.dirty(),
+         .progress = in.progress()};
   if (Status s = take_enum("phase", in.phase(), Phase::kIdle, Phase::kApplied, out.phase); !s) {
     return s;
   }

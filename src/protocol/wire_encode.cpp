@@ -25,8 +25,8 @@ template <class T, std::size_t N>
 constexpr bool has_fields =
     takes<T>(std::make_index_sequence<N>{}) && !takes<T>(std::make_index_sequence<N + 1>{});
 
-static_assert(has_fields<Hello, 10> && has_fields<SourceState, 7> && has_fields<Sealed, 7> &&
-              has_fields<ReceiverState, 8> && has_fields<FlushRequest, 3> && has_fields<Bye, 0> &&
+static_assert(has_fields<Hello, 11> && has_fields<SourceState, 7> && has_fields<Sealed, 7> &&
+              has_fields<ReceiverState, 9> && has_fields<FlushRequest, 3> && has_fields<Bye, 0> &&
               has_fields<Welcome, 1> && has_fields<Refused, 2> && has_fields<SourceOrders, 9> &&
               has_fields<Prepare, 5> && has_fields<ReceiverOrders, 5> && has_fields<Verdict, 5> &&
               has_fields<plan::Share, 7> && has_fields<plan::ShareEntry, 3> &&
@@ -76,6 +76,7 @@ void write_body(const Hello& body, wire::Envelope& out) {
   write(body.serving, *to.mutable_serving());
   to.set_next_point(body.next_point);
   to.set_in_place(body.in_place);
+  to.set_over_network(body.over_network);
   to.set_clock(body.clock);
   to.set_relay_endpoint(body.relay_endpoint);
 }
@@ -114,6 +115,7 @@ void write_body(const ReceiverState& body, wire::Envelope& out) {
   to.set_lagging(body.lagging);
   to.set_applied_at_ns(body.applied_at_ns);
   to.set_dirty(body.dirty);
+  to.set_progress(body.progress);
 }
 
 void write_body(const FlushRequest& body, wire::Envelope& out) {

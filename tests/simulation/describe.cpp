@@ -21,7 +21,8 @@ std::string describe_body(const protocol::Sealed& it) {
 std::string describe_body(const protocol::ReceiverState& it) {
   return "ReceiverState #" + to_string(it.sequence) + " attempt=" + to_string(it.attempt) +
          " phase=" + to_string(static_cast<int>(it.phase)) +
-         " serving=" + to_string(it.serving.number) + (it.lagging ? " lagging" : "");
+         " serving=" + to_string(it.serving.number) + (it.lagging ? " lagging" : "") +
+         (it.dirty ? " dirty" : "");
 }
 std::string describe_body(const protocol::FlushRequest& it) {
   return "FlushRequest point=" + to_string(it.point);
@@ -39,7 +40,8 @@ std::string describe_body(const protocol::SourceOrders& it) {
          " sealed=" + to_string(it.sealed_ordinal) + " committed=" + to_string(it.committed);
 }
 std::string describe_body(const protocol::Prepare& it) {
-  return "Prepare attempt=" + to_string(it.attempt) + " number=" + to_string(it.number);
+  return "Prepare attempt=" + to_string(it.attempt) + " number=" + to_string(it.number) +
+         (it.relay_name.empty() ? "" : " from " + it.relay_name);
 }
 std::string describe_body(const protocol::ReceiverOrders& it) {
   return "ReceiverOrders #" + to_string(it.sequence) + " attempt=" + to_string(it.attempt) +

@@ -6,7 +6,6 @@
 
 namespace weightcast::simulation {
 namespace {
-constexpr std::uint32_t kMostImages = 2;
 constexpr Duration kSeekPeriod = 50ms;
 /// A continued process takes in a full inbox, and answers each message at most twice.
 constexpr std::size_t kOutboxBound = 600;
@@ -23,8 +22,8 @@ void Engine::Image::let_go() {
   locked.clear();
 }
 
-Engine::Engine(World& world, Pid pid, std::string name, bool flip)
-    : Process(world, pid, std::move(name)), flip_(flip) {
+Engine::Engine(World& world, Pid pid, std::string name, Activation activation, bool network)
+    : Process(world, pid, std::move(name)), activation_(activation), network_(network) {
   protocol::ReceiverConfig config;
   config.name = Process::name();
   config.policy = "actor";
@@ -32,12 +31,25 @@ Engine::Engine(World& world, Pid pid, std::string name, bool flip)
       std::chrono::duration_cast<std::chrono::microseconds>(now().time_since_epoch()).count());
   config.heartbeat = world.scenario.heartbeat;
   config.member_timeout = world.scenario.member_timeout;
+  config.in_place = activation == Activation::kSerial;
+  config.over_network = network;
+  if (!in_place()) config.relay_endpoint = std::to_string(pid);
+  // The process before it may have been of another kind.
+  const std::uint64_t never = ~std::uint64_t{0};
+  world.truth.in_place(Process::name(), config.in_place ? config.incarnation : never, false);
+  first_incarnation_ = config.incarnation;
   receiver_.emplace(config, now());
   next_seek_ = now();
   for (int i = 0; i < 2; ++i) spawn(work());
 }
 
 Engine::~Engine() { end_routines(); }
+
+std::string Engine::kind() const {
+  const char* kinds[] = {"view", "flip", "staged", "serial"};
+  return std::string(kinds[static_cast<int>(activation_)]) + (network_ ? " over tcp" : "") +
+         (broken_ ? " broken" : "");
+}
 
 // ---- leases ---------------------------------------------------------------------------------
 
@@ -46,6 +58,10 @@ Routine Engine::work() {
   for (;;) {
     co_await pause(world_.random.between(1ms, scenario.lease));
     if (!serving_) continue;
+    if (blocked_ || broken_) {
+      ++world_.truth.coverage.refused_dirty;
+      if (scenario.bug != DriverBug::kLeasedWhileDirty) continue;
+    }
     auto lease = std::make_shared<Lease>(Lease{serving_, now()});
     leases_.push_back(lease);
     ++world_.truth.coverage.leases;
@@ -72,182 +88,18 @@ void Engine::check(const Image& image) {
   }
   for (std::size_t i = 0; i < image.manifest.shares.size(); ++i) {
     world_.truth.check_share(name(), image.version, image.manifest.shares[i],
-                             flip_ ? image.copies[i] : image.mapped[i]->words);
+                             image.words(i));
   }
 }
 
 void Engine::note_lagging() {
   bool lagging = false;
   for (const auto& lease : leases_) {
-    if (lease->image == serving_) continue;
+    // In place even a lease on what is served keeps the next version out.
+    if (lease->image == serving_ && !(in_place() && switching_)) continue;
     lagging = lagging || now() - lease->since > world_.scenario.lease_deadline;
   }
   receiver_->set_lagging(now(), lagging);
-}
-
-// ---- taking a version in --------------------------------------------------------------------
-
-void Engine::perform(protocol::ReceiverAction action) {
-  if (auto* start = std::get_if<protocol::StartStage>(&action)) {
-    if (operation_) {
-      world_.truth.fail("one stage", name() + " is told to stage " + to_string(start->version) +
-                                         " into the copy that " +
-                                         to_string(operation_->what.version) + " still writes");
-      return;
-    }
-    if (staged_) {
-      world_.truth.fail("one stage", name() + " is told to stage " + to_string(start->version) +
-                                         " over " + to_string(staged_->version));
-      return;
-    }
-    world_.trace([&] { return name() + " stages " + to_string(start->version); });
-    operation_ = std::make_shared<Operation>();
-    operation_->what = std::move(*start);
-    spawn(stage(operation_));
-  } else if (const auto* cancel = std::get_if<protocol::CancelStage>(&action)) {
-    if (operation_ && operation_->what.op == cancel->op) operation_->cancelled = true;
-  } else if (const auto* drop = std::get_if<protocol::DropStaged>(&action)) {
-    if (staged_op_ == drop->op) staged_.reset();
-  } else if (const auto* change = std::get_if<protocol::Switch>(&action)) {
-    spawn(switch_to(change->op, receiver_->run()));
-  }
-}
-
-Routine Engine::stage(std::shared_ptr<Operation> operation) {
-  const bool third = world_.scenario.bug == DriverBug::kThirdImage;
-  co_await until(
-      [this, third, raw = operation.get()] {
-        return images_ < kMostImages || third || raw->cancelled;
-      },
-      Clock::time_point::max());
-  Status status;
-  if (operation->cancelled) {
-    status = Status(Code::kCancelled, "cancelled while it waited for room");
-  } else {
-    operation->image = std::make_shared<Image>(*this);
-    if (images_ > kMostImages) {
-      world_.truth.fail("5 bounded", name() + " holds " + std::to_string(images_) + " images");
-    }
-    operation->image->version = operation->what.version;
-    operation->image->manifest = operation->what.manifest;
-    co_await place(operation, status);
-  }
-  end_stage(operation, status);
-}
-
-Status Engine::lock_share(Image& image, const plan::Share& share) {
-  const auto slot = world_.memory.open(share.object);
-  if (slot == nullptr) return Status(Code::kNotFound, share.object + " is gone");
-  const bool locked = world_.memory.try_shared(*slot, pid());
-  const bool same = slot->state == SlotObject::State::kSealed && slot->version == image.version &&
-                    slot->generation == share.generation;
-  if (locked) {
-    image.locked.push_back(slot);
-    image.mapped.push_back(slot);
-  }
-  if (locked && (same || world_.scenario.bug == DriverBug::kHeaderNotChecked)) {
-    return Status::ok();
-  }
-  ++world_.truth.coverage.stale_slots;
-  return Status(Code::kStale, share.object + " holds something else");
-}
-
-Routine Engine::place(std::shared_ptr<Operation> operation, Status& status) {
-  Image& image = *operation->image;
-  const auto& shares = image.manifest.shares;
-  for (const plan::Share& share : shares) {
-    co_await pause(world_.random.between(20us, 1ms));
-    if (operation->cancelled) {
-      status = Status(Code::kCancelled, "cancelled");
-      co_return;
-    }
-    status = lock_share(image, share);
-    if (!status) co_return;
-  }
-  world_.phase(Phase::kCopying, *this);
-  if (!flip_) {
-    co_await pause(world_.random.between(50us, 2ms));
-    if (world_.scenario.bug == DriverBug::kLockDroppedEarly) image.let_go();
-    co_return;
-  }
-  std::uint64_t corrupted = 0;
-  image.copies.resize(shares.size());
-  for (std::size_t i = 0; i < shares.size(); ++i) {
-    image.copies[i].assign(image.mapped[i]->words.size(), 0);
-    for (std::size_t word = 0; word < image.copies[i].size(); ++word) {
-      if (word % 4 == 0) co_await pause(world_.random.between(50us, 1ms));
-      image.copies[i][word] = image.mapped[i]->words[word];
-      if (world_.faults_on() && world_.random.chance(world_.scenario.corruption_permille)) {
-        image.copies[i][word] ^= 0x100u << world_.random.below(20);
-        ++corrupted;
-        ++world_.truth.coverage.corruptions;
-      }
-      if (operation->cancelled && word % 4 == 3) {
-        status = Status(Code::kCancelled, "cancelled");
-        co_return;
-      }
-    }
-  }
-  co_await pause(world_.random.between(50us, 1ms));
-  if (world_.scenario.bug != DriverBug::kSkippedVerification) status = verify(image);
-  if (!status) world_.truth.coverage.corruptions_found += corrupted;
-  image.let_go();
-  image.mapped.clear();
-}
-
-Status Engine::verify(const Image& image) const {
-  for (std::size_t i = 0; i < image.copies.size(); ++i) {
-    std::size_t first = 0;
-    for (const plan::ShareEntry& entry : image.manifest.shares[i].entries) {
-      const auto count = static_cast<std::size_t>(entry.info.elements());
-      if (digest_of(image.copies[i].data() + first, count) != entry.digest) {
-        return Status(Code::kMismatch, entry.info.name + " is not what was captured");
-      }
-      first += count;
-    }
-  }
-  return Status::ok();
-}
-
-void Engine::end_stage(const std::shared_ptr<Operation>& operation, const Status& status) {
-  const std::uint64_t op = operation->what.op;
-  if (operation_ == operation) operation_.reset();
-  if (status) {
-    staged_op_ = op;
-    staged_ = std::move(operation->image);
-    check(*staged_);
-    world_.truth.staged(name(), receiver_->incarnation(), staged_->version);
-    world_.trace([&] { return name() + " has staged " + to_string(staged_->version); });
-  } else {
-    operation->image.reset();
-    world_.trace([&] { return name() + " failed to stage: " + status.to_string(); });
-  }
-  dirty_ = true;
-  receiver_->stage_done(now(), op, status);
-  if (!status) return;
-  world_.phase(Phase::kStaged, *this);
-  if (world_.scenario.bug == DriverBug::kSwitchUnasked && world_.random.chance(20)) {
-    serve(std::exchange(staged_, nullptr), receiver_->run());
-  }
-}
-
-Routine Engine::switch_to(std::uint64_t op, Run newest_run) {
-  world_.phase(Phase::kCommitted, *this);
-  co_await pause(world_.random.between(20us, 2ms));  // to the next safe point
-  if (staged_op_ != op || !staged_) {
-    world_.truth.fail("3 verified", name() + " is told to serve what it has not staged");
-    co_return;
-  }
-  serve(std::exchange(staged_, nullptr), newest_run);
-  receiver_->switched(now(), op);
-  dirty_ = true;
-}
-
-void Engine::serve(std::shared_ptr<Image> image, const Run& newest_run) {
-  world_.truth.switched(name(), serves(), image->version, newest_run);
-  serving_ = std::move(image);
-  check(*serving_);
-  world_.trace([&] { return name() + " serves " + to_string(serving_->version); });
 }
 
 // ---- the I/O loop ---------------------------------------------------------------------------

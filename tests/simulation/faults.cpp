@@ -21,6 +21,7 @@ void World::kill(Pid pid) {
     trace([&] { return "SIGKILL " + std::to_string(pid) + " " + found->second->name(); });
     ++truth.coverage.kills;
     mix_hash(pid);
+    remote.forget(pid);
     processes_.erase(found);
     memory.drop_locks_of(pid);
     after_death_of(pid);

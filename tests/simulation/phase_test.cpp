@@ -14,25 +14,35 @@ namespace {
 enum class Victim { kEngine, kOtherRank, kRankZero };
 enum class Fault { kKill, kStop };
 
-using Case = std::tuple<Phase, Fault, Victim, bool>;
+/// How versions travel and are taken in.
+enum class Way { kView, kFlip, kStaged, kSerial, kFlipTcp, kSerialTcp, kP2pView, kP2pFlipTcp };
+constexpr const char* kWays[] = {"View",    "Flip",      "Staged",  "Serial",
+                                 "FlipTcp", "SerialTcp", "P2pView", "P2pFlipTcp"};
+
+using Case = std::tuple<Phase, Fault, Victim, Way>;
 
 std::string name_of(const Case& it) {
-  const auto [phase, fault, victim, flip] = it;
+  const auto [phase, fault, victim, way] = it;
   const char* phases[] = {"BeforePrepare", "WhileCopying", "AfterStaged", "AfterCommit"};
   const char* victims[] = {"Engine", "OtherRank", "RankZero"};
   return std::string(fault == Fault::kKill ? "Kill" : "Stop") +
          victims[static_cast<int>(victim)] + phases[static_cast<int>(phase)] +
-         (flip ? "Flip" : "View");
+         kWays[static_cast<int>(way)];
 }
 
-Scenario two_ranks_three_engines(bool flip) {
+Scenario two_ranks_three_engines(Way way) {
   Scenario it;
   it.seed = 1;
   it.joiners = 0;
   it.lockstep = false;
   // Ranks here outlive rank 0: one slot more than engines, as they may view different versions.
   it.slots = 4;
-  it.flip_permille = flip ? 1000 : 0;
+  const bool over_tcp = way == Way::kFlipTcp || way == Way::kSerialTcp || way == Way::kP2pFlipTcp;
+  it.flip_permille = way == Way::kFlip || way == Way::kFlipTcp || way == Way::kP2pFlipTcp ? 1000 : 0;
+  it.staged_permille = way == Way::kStaged ? 1000 : 0;
+  it.serial_permille = way == Way::kSerial || way == Way::kSerialTcp ? 1000 : 0;
+  it.network_permille = over_tcp ? 1000 : 0;
+  it.p2p = way == Way::kP2pView || way == Way::kP2pFlipTcp;
   return it;
 }
 
@@ -106,7 +116,7 @@ class PhaseFault : public testing::TestWithParam<Case> {
 };
 
 TEST_P(PhaseFault, OthersGoOnAndItComesBack) {
-  const auto [phase, fault, victim, flip] = GetParam();
+  const auto [phase, fault, victim, way] = GetParam();
   world_.start();
   ASSERT_TRUE(all_serve_newer(Version{}, 5s)) << world_.picture();
   ASSERT_TRUE(strike(phase, fault, victim)) << world_.picture();
@@ -155,7 +165,7 @@ TEST_P(PhaseFault, OthersGoOnAndItComesBack) {
 class StoppedEngine : public PhaseFault {};
 
 TEST_P(StoppedEngine, IsRefusedAsStaleAndRejoins) {
-  const auto [phase, fault, victim, flip] = GetParam();
+  const auto [phase, fault, victim, way] = GetParam();
   world_.start();
   ASSERT_TRUE(all_serve_newer(Version{}, 5s)) << world_.picture();
   ASSERT_TRUE(strike(phase, fault, victim)) << world_.picture();
@@ -182,7 +192,9 @@ INSTANTIATE_TEST_SUITE_P(
                                      Phase::kCommitted),
                      testing::Values(Fault::kKill, Fault::kStop),
                      testing::Values(Victim::kEngine, Victim::kOtherRank, Victim::kRankZero),
-                     testing::Bool()),
+                     testing::Values(Way::kView, Way::kFlip, Way::kStaged, Way::kSerial,
+                                     Way::kFlipTcp, Way::kSerialTcp, Way::kP2pView,
+                                     Way::kP2pFlipTcp)),
     [](const auto& its) { return name_of(its.param); });
 
 INSTANTIATE_TEST_SUITE_P(
@@ -190,7 +202,9 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Combine(testing::Values(Phase::kBeforePrepare, Phase::kCopying, Phase::kStaged,
                                      Phase::kCommitted),
                      testing::Values(Fault::kStop), testing::Values(Victim::kEngine),
-                     testing::Bool()),
+                     testing::Values(Way::kView, Way::kFlip, Way::kStaged, Way::kSerial,
+                                     Way::kFlipTcp, Way::kSerialTcp, Way::kP2pView,
+                                     Way::kP2pFlipTcp)),
     [](const auto& its) { return name_of(its.param); });
 
 }  // namespace

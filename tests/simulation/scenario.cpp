@@ -18,6 +18,15 @@ Scenario scenario_of(std::uint64_t seed) {
   }
   it.words = static_cast<std::uint32_t>(random.between(4, 12));
   it.flip_permille = random.below(3) * 500;
+  if (random.chance(500)) {
+    it.staged_permille = random.below(3) * 250;
+    it.serial_permille = random.below(3) * 250;
+    it.flip_permille = it.flip_permille * (1000 - it.staged_permille - it.serial_permille) / 1000;
+  }
+  it.network_permille = random.below(3) * 500;
+  it.p2p = random.chance(400);
+  it.max_dirty = static_cast<std::uint32_t>(random.between(1, 2));
+  it.fan_out = static_cast<std::uint32_t>(random.between(1, 2));
   if (random.chance(300)) it.max_coalesced = random.below(4);
   it.compare_every = random.chance(500) ? 4 : 0;
   it.min_receivers = static_cast<std::uint32_t>(random.below(2));
@@ -68,6 +77,12 @@ std::string Scenario::text() const {
   say("slots", slots);
   say("words", words);
   say("flip_permille", flip_permille);
+  say("staged_permille", staged_permille);
+  say("serial_permille", serial_permille);
+  say("network_permille", network_permille);
+  say("p2p", p2p ? 1 : 0);
+  say("max_dirty", max_dirty);
+  say("fan_out", fan_out);
   say("max_coalesced", max_coalesced);
   say("flush_every", flush_every);
   say("step_us", us(step));

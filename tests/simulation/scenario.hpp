@@ -1,6 +1,7 @@
 // What a seed stands for: how large the world is, how it is configured, and what goes wrong in it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 
@@ -23,8 +24,13 @@ enum class DriverBug {
   kSealedTooEarly,      ///< a share is sealed when its copy begins
   kEndlessFence,        ///< the fence waits for the copies however long they take
   kThirdImage,          ///< a version is staged although two are held
-  kSwitchUnasked        ///< what is staged is served without a commit
+  kSwitchUnasked,       ///< what is staged is served without a commit
+  kNoDrain,             ///< a version is copied over another that leases still read
+  kLeasedWhileDirty     ///< leases are given while a version comes in place
 };
+
+/// How an engine takes versions in.
+enum class Activation { kView, kFlip, kStaged, kSerial };
 
 struct Scenario {
   std::uint64_t seed = 0;
@@ -36,9 +42,15 @@ struct Scenario {
   bool lockstep = true;            ///< ranks step together and restart together, as torchrun does
   std::uint32_t slots = 4;
   std::uint32_t words = 10;        ///< of parameters on each rank, besides two of buffers
-  std::uint64_t flip_permille = 500;
+  std::uint64_t flip_permille = 500;    ///< of engines; what the four leave views
+  std::uint64_t staged_permille = 0;
+  std::uint64_t serial_permille = 0;
+  std::uint64_t network_permille = 0;   ///< of those that do not view: their bytes come by tcp
 
   // The configuration.
+  bool p2p = false;
+  std::uint32_t max_dirty = 1;
+  std::uint32_t fan_out = 2;
   Duration heartbeat = 40ms;
   Duration member_timeout = 400ms;
   Duration attempt_timeout = 800ms;
@@ -79,6 +91,9 @@ struct Scenario {
     return partition_every == 0ms && fault_every == 0ms && phase_fault_permille == 0 &&
            corruption_permille == 0 && long_lease_permille == 0;
   }
+  /// What a coordinator may ask the sources to keep: the version that is served, the one on its way,
+  /// the one before (for who was catching up with it); and never more than they have room for.
+  std::size_t most_kept() const noexcept { return std::max(3u, slots); }
   std::string text() const;
 };
 

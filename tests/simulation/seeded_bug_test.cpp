@@ -66,6 +66,8 @@ const std::vector<Planted> kPlanted = {
     {"CatchUpUnpinned", {Bug::kCatchUpUnpinned}},
     {"LateGrantUsed", {Bug::kLateGrantUsed}},
     {"UnsealedCounted", {Bug::kUnsealedCounted}},
+    {"AllDirtyAtOnce", {Bug::kAllDirtyAtOnce}},
+    {"InPlaceUnpinned", {Bug::kInPlaceUnpinned}},
     {"NoFence", {}, DriverBug::kNoFence},
     {"LateBuffers", {}, DriverBug::kLateBuffers},
     {"SkippedVerification", {}, DriverBug::kSkippedVerification},
@@ -75,6 +77,8 @@ const std::vector<Planted> kPlanted = {
     {"EndlessFence", {}, DriverBug::kEndlessFence},
     {"ThirdImage", {}, DriverBug::kThirdImage},
     {"SwitchUnasked", {}, DriverBug::kSwitchUnasked},
+    {"NoDrain", {}, DriverBug::kNoDrain},
+    {"LeasedWhileDirty", {}, DriverBug::kLeasedWhileDirty},
 };
 
 INSTANTIATE_TEST_SUITE_P(Simulation, SeededBug, testing::ValuesIn(kPlanted),

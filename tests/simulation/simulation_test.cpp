@@ -64,6 +64,12 @@ void expect_floors(const Coverage& all, std::uint64_t seeds) {
   floor("leaves", all.leaves, 15);
   floor("stops", all.stops, 120);
   floor("partitions", all.partitions, 80);
+  floor("switches in place that waited for leases", all.drained, 900);
+  floor("versions that did not come whole in place", all.dirty_failures, 25);
+  floor("leases refused while a version came in place", all.refused_dirty, 1800);
+  floor("shares read over the network", all.network_reads, 3500);
+  floor("holders that were not reached", all.network_failures, 3);
+  floor("versions read from another engine", all.relayed, 80);
   // Too rare for each hundred.
   EXPECT_GE(all.rounds_aborted, seeds / 200);
   EXPECT_GE(all.superseded, seeds / 400);

@@ -69,6 +69,10 @@ Trainer::Trainer(World& world, Pid pid, std::uint32_t rank, std::string launch,
     its.attempt_timeout = scenario.attempt_timeout;
     its.compare_every = scenario.compare_every;
     its.min_receivers = scenario.min_receivers;
+    its.p2p = scenario.p2p;
+    its.slots = scenario.slots;
+    its.max_dirty = scenario.max_dirty;
+    its.fan_out = scenario.fan_out;
     coordinator_.emplace(its, now());
     world.announce(pid);
   }

@@ -3,12 +3,6 @@
 #include <algorithm>
 
 namespace weightcast::simulation {
-namespace {
-/// What a coordinator may ask the sources to keep: the version that is served, the one on its way,
-/// the one before (for who was catching up with it).
-constexpr std::size_t kMostKept = 3;
-}  // namespace
-
 void Coverage::add(const Coverage& o) {
   commits += o.commits;
   receivers_evicted += o.receivers_evicted;
@@ -35,6 +29,12 @@ void Coverage::add(const Coverage& o) {
   stops += o.stops;
   partitions += o.partitions;
   superseded += o.superseded;
+  drained += o.drained;
+  dirty_failures += o.dirty_failures;
+  refused_dirty += o.refused_dirty;
+  network_reads += o.network_reads;
+  network_failures += o.network_failures;
+  relayed += o.relayed;
   messages += o.messages;
   events += o.events;
 }
@@ -69,6 +69,12 @@ std::string Coverage::text() const {
   say("stops", stops);
   say("partitions", partitions);
   say("superseded", superseded);
+  say("drained", drained);
+  say("dirty_failures", dirty_failures);
+  say("refused_dirty", refused_dirty);
+  say("network_reads", network_reads);
+  say("network_failures", network_failures);
+  say("relayed", relayed);
   say("messages", messages);
   say("events", events);
   return out;
@@ -97,6 +103,7 @@ void Truth::coordinator_said(const Run& run, std::uint64_t committed,
     commits_.insert(Version{run, committed});
     ++coverage.commits;
   }
+  check_dirty(run, messages);
   std::optional<std::vector<std::uint64_t>> keep;
   for (const protocol::Outgoing& out : messages) {
     const protocol::Member& to = out.message.member;
@@ -104,7 +111,7 @@ void Truth::coordinator_said(const Run& run, std::uint64_t committed,
       check_prepare(run, record, to, committed, *prepare);
     } else if (const auto* source = std::get_if<protocol::SourceOrders>(&out.message.body)) {
       keep = source->keep;
-      if (source->keep.size() > kMostKept) {
+      if (source->keep.size() > most_kept_) {
         fail("5 bounded", std::to_string(source->keep.size()) + " versions are kept at once");
       }
     } else if (const auto* orders = std::get_if<protocol::ReceiverOrders>(&out.message.body)) {
@@ -115,11 +122,31 @@ void Truth::coordinator_said(const Run& run, std::uint64_t committed,
   }
 }
 
+void Truth::check_dirty(const Run& run, const std::vector<protocol::Outgoing>& messages) {
+  std::set<std::string> let_go;
+  for (const protocol::Outgoing& out : messages) {
+    const auto* orders = std::get_if<protocol::ReceiverOrders>(&out.message.body);
+    if (orders == nullptr || orders->order != protocol::Order::kCommit) continue;
+    const protocol::Member& to = out.message.member;
+    if (!is_in_place(to)) continue;
+    // Who is broken has nothing to lose, and is let go whenever it can be.
+    const bool broken = in_place_.at(to.name).broken;
+    if (!let_go_broken_.try_emplace({run, orders->attempt}, broken).first->second) {
+      let_go.insert(to.name);
+    }
+  }
+  if (let_go.size() > max_dirty_) {
+    fail("dirty", std::to_string(let_go.size()) + " engines in place are let go at once, of at most " +
+                      std::to_string(max_dirty_));
+  }
+}
+
 void Truth::check_prepare(const Run& run, RunRecord& record, const protocol::Member& to,
                           std::uint64_t committed, const protocol::Prepare& prepare) {
   record.attempts.try_emplace(
       prepare.attempt,
-      Attempt{to.name, to.incarnation, prepare.number, prepare.number > committed});
+      Attempt{to.name, to.incarnation, prepare.number, prepare.number > committed,
+              !prepare.relay.empty()});
   const auto [known, first] = record.manifests.try_emplace(prepare.number, prepare.manifest);
   if (!first) {
     if (known->second == prepare.manifest) return;
@@ -178,17 +205,19 @@ void Truth::check_orders(const Run& run, const RunRecord& record, const protocol
   }
   const std::uint64_t number = attempt->second.number;
   if (orders.order != protocol::Order::kHold && orders.order != protocol::Order::kCommit) return;
-  if (keep && orders.order == protocol::Order::kHold &&
+  const bool reads = orders.order == protocol::Order::kHold || is_in_place(to);
+  if (keep && reads && !attempt->second.relayed &&
       std::find(keep->begin(), keep->end(), number) == keep->end()) {
     fail("pinned", to.name + " is to take in version " + std::to_string(number) +
                        ", which no source is told to keep");
   }
+  const bool has_staged = staged_.contains({to.name, to.incarnation, Version{run, number}});
   if (orders.order == protocol::Order::kCommit) {
-    if (!staged_.contains({to.name, to.incarnation, Version{run, number}})) {
+    if (!has_staged) {
       fail("commit", "version " + std::to_string(number) + " is committed, but " + to.name +
                          " has not staged it");
     }
-  } else if (attempt->second.before_commit && orders.committed >= number) {
+  } else if (attempt->second.before_commit && orders.committed >= number && !has_staged) {
     fail("commit", "version " + std::to_string(number) + " is committed while " + to.name +
                        " still stages it in the round");
   }

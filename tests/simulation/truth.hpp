@@ -49,6 +49,12 @@ struct Coverage {
   std::uint64_t stops = 0;
   std::uint64_t partitions = 0;
   std::uint64_t superseded = 0;
+  std::uint64_t drained = 0;            ///< switches in place that had leases to wait for
+  std::uint64_t dirty_failures = 0;     ///< versions that did not come whole in place
+  std::uint64_t refused_dirty = 0;      ///< leases refused because a version came in place
+  std::uint64_t network_reads = 0;      ///< shares read over the network
+  std::uint64_t network_failures = 0;   ///< given up because the holder was not reached
+  std::uint64_t relayed = 0;            ///< versions read from another engine
   std::uint64_t messages = 0;
   std::uint64_t events = 0;
 
@@ -58,7 +64,9 @@ struct Coverage {
 
 class Truth {
  public:
-  explicit Truth(std::uint32_t ranks) : ranks_(ranks) {}
+  /// @param most_kept versions that sources may be asked to keep at once
+  Truth(std::uint32_t ranks, std::size_t most_kept, std::uint32_t max_dirty)
+      : ranks_(ranks), most_kept_(most_kept), max_dirty_(max_dirty) {}
 
   /// Notes the first broken rule; what follows from it is not interesting.
   void fail(const std::string& rule, const std::string& what);
@@ -82,6 +90,12 @@ class Truth {
 
   /// A receiver has placed and verified all of a version, really.
   void staged(const std::string& name, std::uint64_t incarnation, const Version& version);
+  /// A receiver whose versions come in place after the commit, and whether it is without one because
+  /// such a version did not come whole.
+  /// @param since the first incarnation of its process
+  void in_place(const std::string& name, std::uint64_t since, bool broken) {
+    in_place_[name] = {since, broken};
+  }
   /// Leases of `name` get `version` from now on instead of `before`.
   void switched(const std::string& name, const Version& before, const Version& version,
                 const Run& newest_run);
@@ -99,6 +113,7 @@ class Truth {
     std::uint64_t incarnation = 0;
     std::uint64_t number = 0;
     bool before_commit = false;
+    bool relayed = false;
   };
   struct RunRecord {
     std::map<std::uint64_t, plan::Manifest> manifests;
@@ -114,7 +129,22 @@ class Truth {
                     const std::optional<std::vector<std::uint64_t>>& keep);
   void check_verdict(RunRecord& record, const protocol::Verdict& verdict);
 
+  void check_dirty(const Run& run, const std::vector<protocol::Outgoing>& messages);
+
   const std::uint32_t ranks_;
+  const std::size_t most_kept_;
+  const std::uint32_t max_dirty_;
+  struct InPlace {
+    std::uint64_t since = 0;
+    bool broken = false;
+  };
+  bool is_in_place(const protocol::Member& member) const {
+    const auto found = in_place_.find(member.name);
+    return found != in_place_.end() && member.incarnation >= found->second.since;
+  }
+  std::map<std::string, InPlace> in_place_;  ///< by name, the newest process that is
+  /// By attempt: whether its engine had nothing to lose when it was first let go.
+  std::map<std::pair<Run, std::uint64_t>, bool> let_go_broken_;
   std::string rule_;
   std::string what_;
   std::map<std::pair<std::string, std::uint64_t>, Snapshot> snapshots_;

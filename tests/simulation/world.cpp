@@ -11,14 +11,17 @@ namespace weightcast::simulation {
 
 World::World(Scenario its, bool tracing)
     : scenario(its), random(its.seed * 0x2545f4914f6cdd1du + 99),
-      truth(its.ranks), memory(truth), tracing_(tracing) {
+      truth(its.ranks, its.most_kept(), its.max_dirty),
+      memory(truth),
+      remote(*this),
+      tracing_(tracing) {
   connections_.emplace_back();  // peer 0 is rank 0's own source
   ranks_.assign(scenario.ranks, 0);
   engines_.assign(scenario.engines + scenario.joiners, 0);
   lost_engines_.assign(engines_.size(), false);
 }
 
-World::~World() = default;
+World::~World() { remote.forget_all(); }
 
 Process* World::find(Pid pid) const {
   const auto found = processes_.find(pid);
@@ -97,8 +100,20 @@ void World::start_engine(std::uint32_t index) {
   const Pid pid = next_pid_++;
   engines_[index] = pid;
   trace([&] { return "engine " + std::to_string(index) + " starts as " + std::to_string(pid); });
-  add(std::make_unique<Engine>(*this, pid, "engine-" + std::to_string(index),
-                               random.chance(scenario.flip_permille)));
+  Activation activation = Activation::kView;
+  std::uint64_t share = random.below(1000);
+  for (const auto& [permille, which] : {std::pair(scenario.flip_permille, Activation::kFlip),
+                                        std::pair(scenario.staged_permille, Activation::kStaged),
+                                        std::pair(scenario.serial_permille, Activation::kSerial)}) {
+    if (share < permille) {
+      activation = which;
+      break;
+    }
+    share -= permille;
+  }
+  const bool network =
+      activation != Activation::kView && random.chance(scenario.network_permille);
+  add(std::make_unique<Engine>(*this, pid, "engine-" + std::to_string(index), activation, network));
 }
 
 void World::start() {
@@ -161,6 +176,18 @@ void World::transmit(Pid from, Pid to, protocol::Peer peer, protocol::Message me
   }
 }
 
+bool World::reaches(Pid one, Pid other) const {
+  const Process* first = find(one);
+  const Process* second = find(other);
+  if (first == nullptr || second == nullptr || first->stopped() || second->stopped()) return false;
+  if (!faults_on_) return true;
+  for (const auto& way : {std::pair(one, other), std::pair(other, one)}) {
+    const auto cut = cuts_.find(way);
+    if (cut != cuts_.end() && events.now() < cut->second) return false;
+  }
+  return true;
+}
+
 void World::cut(Pid from, Pid to, Duration how_long) {
   trace([&] { return "cut " + std::to_string(from) + " -> " + std::to_string(to); });
   cuts_[{from, to}] = events.now() + how_long;
@@ -180,6 +207,7 @@ void World::count(const protocol::Coordinator::Counters& counters) {
 }
 
 Coverage World::take_coverage() {
+  remote.forget_all();
   processes_.clear();
   truth.coverage.locked_slots = memory.refused_because_locked();
   return truth.coverage;
@@ -234,7 +262,7 @@ std::string World::picture() const {
       continue;
     }
     out += "pid " + std::to_string(it->pid()) + (it->stopped() ? " stopped" : "") +
-           (it->flips() ? " flip" : " view") +
+           " " + it->kind() +
            (it->receiver().attached() ? " attached" : " alone") + " serves " +
            to_string(it->serves()) + "\n";
   }

@@ -14,6 +14,7 @@
 #include "simulation/memory.hpp"
 #include "simulation/process.hpp"
 #include "simulation/random.hpp"
+#include "simulation/remote.hpp"
 #include "simulation/scenario.hpp"
 #include "simulation/truth.hpp"
 
@@ -59,6 +60,8 @@ class World {
   void start_engine(std::uint32_t index);
   void cut(Pid from, Pid to, Duration how_long);
   void cease_faults();
+  /// Whether bytes flow between two processes now: both run, and nothing is cut.
+  bool reaches(Pid one, Pid other) const;
   bool faults_on() const noexcept { return faults_on_; }
 
   // The network.
@@ -101,6 +104,7 @@ class World {
   Random random;
   Truth truth;
   Memory memory;
+  Remote remote;
 
  private:
   struct Connection {

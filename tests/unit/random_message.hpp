@@ -90,6 +90,7 @@ class RandomMessage {
         return Hello{.rank = static_cast<std::uint32_t>(below(world)), .world_size = world,
                      .launch = from("abc /0", 0, 1024), .policy = name(), .highest_run = run(),
                      .serving = version(), .next_point = u64(), .in_place = flip(),
+                     .over_network = flip(),
                      .clock = from("abc-0", 0, 300), .relay_endpoint = from("tcp:/.0", 0, 300)};
       }
       case 1:
@@ -109,7 +110,7 @@ class RandomMessage {
         return ReceiverState{.sequence = u64(), .attempt = u64(),
                              .phase = static_cast<Phase>(below(5)), .failure = text(),
                              .serving = version(), .lagging = flip(), .applied_at_ns = i64(),
-                             .dirty = flip()};
+                             .dirty = flip(), .progress = u64()};
       case 4:
         role = kSource;
         return FlushRequest{.ordinal = u64(), .point = u64(), .grant_ordinal = u64()};
