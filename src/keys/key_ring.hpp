@@ -1,4 +1,5 @@
-// Who may talk to whom: CURVE key pairs, one for each role, and the lists of those that are allowed.
+// Who may talk to whom: CURVE key pairs, one for each role, and the lists of those that are
+// allowed.
 #pragma once
 
 #include <map>
@@ -32,11 +33,12 @@ class KeyRing {
  public:
   /// Reads a folder that `weightcast keygen` made.
   /// @return kNotFound where the folder or a file is missing (the message says which command makes
-  ///   it), kDenied where others may read a secret key or write to the folder, kInvalid for contents
+  ///   it), kDenied where others may read a secret key or write to the folder, kInvalid for
+  ///   contents
   static Result<KeyRing> load(const std::string& folder, Role own);
 
   /// As load(), but makes what is missing, for members that meet on one host; whoever comes first.
-  /// The folder's parent must be private to this user (stream/private_directory.hpp).
+  /// The folder's parent must be private to this user (base/private_directory.hpp).
   static Result<KeyRing> load_or_make(const std::string& folder, Role own);
 
   /// Makes new pairs for both roles, and lists that allow them. @return kExists where any is there

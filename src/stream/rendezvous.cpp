@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "stream/announcement.hpp"
-#include "stream/private_directory.hpp"
+#include "base/private_directory.hpp"
 #include "stream/run_lock.hpp"
 
 namespace weightcast::stream {
@@ -109,9 +109,9 @@ void remove_sockets(int directory) {
 }
 
 Result<Announcement> read_from(int directory, const std::string& place) {
-  auto file = open_private_file(directory, kAnnouncementFile, O_RDONLY);
+  auto file = base::open_private_file(directory, kAnnouncementFile, O_RDONLY);
   if (!file) return file.status();
-  const auto text = read_small_file(file->get(), kMaxAnnouncementBytes);
+  const auto text = base::read_small_file(file->get(), kMaxAnnouncementBytes);
   auto announcement = text ? parse_announcement(*text) : std::nullopt;
   // Another path may lead the coordinator here (a container's): the socket's name says enough.
   if (announcement) {
@@ -143,13 +143,13 @@ Result<std::string> meeting_place(const std::string& base, const std::string& ru
   if (Status s = check_length(path + "/" + job + "/" + policy); !s) return s;
   for (const std::string& part : {std::string(), "/" + job, "/" + policy}) {
     path += part;
-    if (auto made = make_private_directory(path); !made) return made.status();
+    if (auto made = base::make_private_directory(path); !made) return made.status();
   }
   return path;
 }
 
 Result<Announcement> read_announcement(const std::string& place) {
-  auto directory = open_private_directory(place);
+  auto directory = base::open_private_directory(place);
   if (!directory) return directory.status();
   return read_from(directory->get(), place);
 }
@@ -166,10 +166,10 @@ Rendezvous::Rendezvous(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Result<std::unique_ptr<Rendezvous>> Rendezvous::claim(const std::string& place, bool takeover) {
   if (Status s = check_length(place); !s) return s;
-  auto changing = lock_private_directory(place);
+  auto changing = base::lock_private_directory(place);
   if (!changing) return changing.status();
   // One of its own: the lock on the other goes when that is closed.
-  auto directory = open_private_directory(place);
+  auto directory = base::open_private_directory(place);
   if (!directory) return directory.status();
   auto lock = RunLock::acquire(directory->get(), place, takeover);
   if (!lock) return lock.status();
@@ -193,7 +193,7 @@ Rendezvous::~Rendezvous() {
     ::unlinkat(impl_->directory.get(), socket.c_str(), 0);
   }
   // Where the place is being claimed right now, the claimant's announcement will replace ours.
-  auto changing = lock_private_directory(impl_->place);
+  auto changing = base::lock_private_directory(impl_->place);
   if (!changing) return;
   const auto announced = read_from(impl_->directory.get(), impl_->place);
   if (announced && announced->run == impl_->run) {
@@ -207,7 +207,7 @@ const Run& Rendezvous::run() const noexcept { return impl_->run; }
 const std::string& Rendezvous::endpoint() const noexcept { return impl_->endpoint; }
 
 Status Rendezvous::announce(std::uint32_t protocol) {
-  auto changing = lock_private_directory(impl_->place);
+  auto changing = base::lock_private_directory(impl_->place);
   if (!changing) return changing.status();
   if (superseded()) {
     return {Code::kStale, "another trainer has taken over '" + impl_->place +
@@ -216,11 +216,11 @@ Status Rendezvous::announce(std::uint32_t protocol) {
   const int directory = impl_->directory.get();
   // One that was killed in between may have left it.
   ::unlinkat(directory, kNewAnnouncementFile, 0);
-  auto file = open_private_file(directory, kNewAnnouncementFile, O_WRONLY | O_CREAT | O_EXCL);
+  auto file = base::open_private_file(directory, kNewAnnouncementFile, O_WRONLY | O_CREAT | O_EXCL);
   if (!file) return file.status();
   const std::string text = format_announcement(
       {.protocol = protocol, .endpoint = impl_->endpoint, .run = impl_->run, .pid = ::getpid()});
-  Status written = write_all(file->get(), text);
+  Status written = base::write_all(file->get(), text);
   if (written && ::renameat(directory, kNewAnnouncementFile, directory, kAnnouncementFile) != 0) {
     written = {Code::kDenied, "cannot replace '" + impl_->place + "/" + kAnnouncementFile +
                                   "'; remove what lies there"};

@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "stream/announcement.hpp"
-#include "stream/private_directory.hpp"
+#include "base/private_directory.hpp"
 
 namespace weightcast::stream {
 namespace {
@@ -27,7 +27,7 @@ struct Holder {
 /// An empty or damaged file is one of a holder that died before it wrote: nothing is known of it.
 Holder read_holder(int file) {
   Holder holder;
-  const auto text = read_small_file(file, kMaxBytes);
+  const auto text = base::read_small_file(file, kMaxBytes);
   if (!text) return holder;
   std::string_view rest = *text;
   Holder read;
@@ -49,7 +49,7 @@ std::string describe(const std::string& place) {
 }  // namespace
 
 Result<RunLock> RunLock::acquire(int directory, const std::string& place, bool takeover) {
-  auto file = open_private_file(directory, kLockFile, O_RDWR | O_CREAT);
+  auto file = base::open_private_file(directory, kLockFile, O_RDWR | O_CREAT);
   if (!file) return file.status();
   const Holder holder = read_holder(file->get());
   if (::flock(file->get(), LOCK_EX | LOCK_NB) == 0) {
@@ -71,7 +71,7 @@ Result<RunLock> RunLock::acquire(int directory, const std::string& place, bool t
   if (::unlinkat(directory, kNewLockFile, 0) != 0 && errno != ENOENT) {
     return Status(Code::kDenied, "cannot remove '" + place + "/" + kNewLockFile + "'; remove it");
   }
-  auto fresh = open_private_file(directory, kNewLockFile, O_RDWR | O_CREAT | O_EXCL);
+  auto fresh = base::open_private_file(directory, kNewLockFile, O_RDWR | O_CREAT | O_EXCL);
   if (!fresh) return fresh.status();
   if (::flock(fresh->get(), LOCK_EX | LOCK_NB) != 0 ||
       ::renameat(directory, kNewLockFile, directory, kLockFile) != 0) {
@@ -87,7 +87,7 @@ RunLock::~RunLock() {
 
 Status RunLock::record(const Run& run) {
   const std::string text = run_line(run) + "pid=" + std::to_string(::getpid()) + "\n";
-  if (Status s = write_all(file_.get(), text); !s) return s;
+  if (Status s = base::write_all(file_.get(), text); !s) return s;
   if (::ftruncate(file_.get(), static_cast<off_t>(text.size())) != 0) {
     return {Code::kDenied, std::string("cannot shorten ") + kLockFile};
   }

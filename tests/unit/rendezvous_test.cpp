@@ -14,7 +14,7 @@
 #include <fstream>
 #include <memory>
 
-#include "stream/private_directory.hpp"
+#include "base/private_directory.hpp"
 #include "support/child_process.hpp"
 #include "support/private_place.hpp"
 
@@ -350,7 +350,7 @@ TEST_F(RendezvousTest, AForkedChildDoesNotKeepThePlace) {
 
 TEST_F(RendezvousTest, AClaimDoesNotWaitForeverForAnother) {
   const std::string path = place();
-  const auto busy = lock_private_directory(path);
+  const auto busy = base::lock_private_directory(path);
   ASSERT_TRUE(busy.is_ok());
   expect_refusal(Rendezvous::claim(path, false).status(), Code::kUnavailable, "try again");
 }
