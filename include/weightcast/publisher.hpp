@@ -94,8 +94,11 @@ struct PublisherStatus {
   std::uint64_t captured = 0;        ///< points captured by this rank
   std::uint64_t coalesced = 0;
   std::uint64_t voided = 0;          ///< captures given up (stall, missed, another rank's, ...)
-  std::uint64_t refused_messages = 0;  ///< malformed or out of place, dropped
+  std::uint64_t refused_messages = 0;  ///< malformed or out of place, dropped; rank 0: and
+                                       ///< connections without a key that is allowed
   std::string blocked;               ///< why there is no grant just now; empty if there is one
+  std::string listening;             ///< rank 0 with option `listen`: "tcp://address:port" at which
+                                     ///< members of other hosts reach it, with the port it chose
   bool connected = false;            ///< this rank is in touch with the coordinator
   std::uint64_t drifted = 0;         ///< comparisons in which the ranks' policies differed
   std::uint64_t sent_bytes = 0;      ///< over tcp by this rank

@@ -119,7 +119,8 @@ enum class Refusal : std::uint8_t {
   kLaunch = 3,     ///< a source of another launch, rank or world size
   kPolicy = 4,     ///< another policy is published here
   kNameTaken = 5,  ///< a living member has this name
-  kSuperseded = 6  ///< the member has seen a newer run than this coordinator's
+  kSuperseded = 6, ///< the member has seen a newer run than this coordinator's
+  kRole = 7        ///< a member whose key is the other role's
 };
 
 struct Refused {

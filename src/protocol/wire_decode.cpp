@@ -210,7 +210,7 @@ Status read_body(const wire::Welcome& in, Role, Welcome& out) {
 }
 
 Status read_body(const wire::Refused& in, Role, Refused& out) {
-  if (Status s = take_enum("refusal", in.reason(), Refusal::kStale, Refusal::kSuperseded, out.reason);
+  if (Status s = take_enum("refusal", in.reason(), Refusal::kStale, Refusal::kRole, out.reason);
       !s) {
     return s;
   }

@@ -3,39 +3,24 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <array>
 
 #include "base/failpoint.hpp"
 #include "base/log.hpp"
 #include "base/signal_mask.hpp"
 #include "protocol/wire.hpp"
 #include "staging/sweep.hpp"
+#include "stream/job_keys.hpp"
+#include "stream/role_check.hpp"
 #include "stream/wait.hpp"
 
 namespace weightcast::publisher {
 namespace {
 
 constexpr protocol::Peer kLocalPeer = 0;  ///< rank 0's own source, which needs no socket
-constexpr auto kSeekPeriod = std::chrono::milliseconds(50);
 constexpr auto kSweepPeriod = std::chrono::seconds(2);
 constexpr auto kFarewell = std::chrono::milliseconds(100);  ///< for the last messages to go out
 constexpr int kMaxMessagesATurn = 256;  ///< so that timers are looked at under a flood
-
-/// ROUTER makes routing ids of five bytes; longer ones are not ours.
-std::optional<protocol::Peer> peer_of(const std::string& routing_id) {
-  if (routing_id.empty() || routing_id.size() > 7) return std::nullopt;
-  protocol::Peer peer = 0;
-  for (char c : routing_id) peer = peer << 8 | static_cast<unsigned char>(c);
-  return peer << 8 | routing_id.size();
-}
-
-std::string routing_id_of(protocol::Peer peer) {
-  std::string id(peer & 0xff, '\0');
-  for (std::size_t i = id.size(); i-- > 0;) {
-    peer >>= 8;
-    id[i] = static_cast<char>(peer & 0xff);
-  }
-  return id;
-}
 
 protocol::SourceConfig source_config(const PublisherOptions& options, std::uint64_t incarnation) {
   protocol::SourceConfig config;
@@ -62,17 +47,24 @@ std::span<const std::byte> bytes_of(const std::string& text) {
 }  // namespace
 
 ControlLoop::ControlLoop(const PublisherOptions& options, std::string place,
-                         std::uint64_t incarnation, protocol::SlotLocks& locks)
+                         std::uint64_t incarnation, stream::Keys keys,
+                         protocol::SlotLocks& locks)
     : options_(options),
       place_(std::move(place)),
+      keys_(std::move(keys)),
       book_(options.slots, locks),
-      source_(source_config(options, incarnation), book_, Clock::now()) {}
+      source_(source_config(options, incarnation), book_, Clock::now()),
+      link_({place_, options.coordinator, keys_}) {}
 
 Result<std::unique_ptr<ControlLoop>> ControlLoop::start(const PublisherOptions& options,
                                                         const std::string& place,
                                                         std::uint64_t incarnation,
                                                         protocol::SlotLocks& locks) {
-  std::unique_ptr<ControlLoop> loop(new ControlLoop(options, place, incarnation, locks));
+  auto keys = stream::control_keys({place, options.keys, options.listen, options.coordinator},
+                                   keys::Role::kTrainer);
+  if (!keys) return keys.status();
+  std::unique_ptr<ControlLoop> loop(
+      new ControlLoop(options, place, incarnation, std::move(*keys), locks));
   if (options.rank == 0) {
     if (Status status = loop->become_coordinator(); !status) return status;
     loop->source_.tick(Clock::now());
@@ -90,8 +82,9 @@ Result<std::unique_ptr<ControlLoop>> ControlLoop::start(const PublisherOptions& 
 Status ControlLoop::become_coordinator() {
   auto rendezvous = stream::Rendezvous::claim(place_, options_.takeover);
   if (!rendezvous) return rendezvous.status();
-  auto server = stream::ControlServer::bind((*rendezvous)->endpoint());
-  if (!server) return server.status();
+  auto servers =
+      stream::CoordinatorServers::bind((*rendezvous)->endpoint(), options_.listen, keys_);
+  if (!servers) return servers.status();
   if (Status status = (*rendezvous)->announce(protocol::kProtocolVersion); !status) return status;
   protocol::CoordinatorConfig config;
   config.run = (*rendezvous)->run();
@@ -104,7 +97,8 @@ Status ControlLoop::become_coordinator() {
   config.compare_every = options_.compare_every;
   config.min_receivers = options_.min_receivers;
   rendezvous_ = std::move(*rendezvous);
-  server_ = std::move(*server);
+  listening_ = servers->listening();
+  servers_.emplace(std::move(*servers));
   coordinator_.emplace(std::move(config), Clock::now());
   return Status::ok();
 }
@@ -142,8 +136,8 @@ void ControlLoop::run() {
   }
   if (coordinator_) coordinator_->leave();
   exchange();
-  if (client_) client_->close(kFarewell);
-  if (server_) server_->close(kFarewell);
+  link_.close(kFarewell);
+  if (servers_) servers_->close(kFarewell);
 }
 
 std::chrono::milliseconds ControlLoop::wait_time(Clock::time_point now) const {
@@ -158,7 +152,8 @@ std::chrono::milliseconds ControlLoop::wait_time(Clock::time_point now) const {
 }
 
 void ControlLoop::turn() {
-  stream::wait_for_work(waker_, server_.get(), client_.get(), wait_time(Clock::now()));
+  const auto servers = servers_ ? servers_->handles() : std::array<void*, 2>{};
+  stream::wait_for_work(waker_, {servers[0], servers[1], link_.handle()}, wait_time(Clock::now()));
   // What came while this thread (or the whole process) did not run is heard before the clock is
   // looked at: nobody is called silent whose messages lie here.
   pump_server();
@@ -176,59 +171,57 @@ void ControlLoop::turn() {
 }
 
 void ControlLoop::pump_server() {
-  if (!server_) return;
+  if (!servers_) return;
   for (int i = 0; i < kMaxMessagesATurn; ++i) {
-    auto received = server_->receive();
+    const auto received = servers_->receive();
     if (!received) return;
-    const auto peer = peer_of(received->peer);
-    if (!peer) {
-      ++refused_;
-      continue;
-    }
-    auto message = protocol::decode(bytes_of(received->bytes));
-    if (message) {
-      // Who holds the meeting place is the newest run; a peer's word alone stops no trainer.
-      const Run named = newest_run_in(*message);
-      if (named <= coordinator_->run() || rendezvous_->superseded()) {
-        coordinator_->receive(Clock::now(), *peer, *message);
-        continue;
-      }
-      refuse(received->peer, message->member, protocol::Refusal::kSuperseded,
-             "run " + to_string(coordinator_->run()) + " publishes in " + place_ +
-                 ", but this member has obeyed the newer run " + to_string(named) +
-                 "; start the member again, or give it the directory of that run");
-      continue;
-    }
-    base::log(LogLevel::kDebug,
-              "event=message_refused why=\"" + message.status().to_string() + "\"");
-    auto member = protocol::peek_member(bytes_of(received->bytes));
-    if (message.status().code() == Code::kMismatch && member) {
-      refuse(received->peer, *member, protocol::Refusal::kProtocol, message.status().message());
-    } else {
-      ++refused_;
-    }
+    take(*received);
   }
 }
 
-void ControlLoop::refuse(const std::string& peer, const protocol::Member& member,
+void ControlLoop::take(const stream::FromPeer& received) {
+  const auto message = protocol::decode(bytes_of(received.bytes));
+  if (!message) {
+    base::log(LogLevel::kDebug,
+              "event=message_refused why=\"" + message.status().to_string() + "\"");
+    const auto member = protocol::peek_member(bytes_of(received.bytes));
+    if (message.status().code() == Code::kMismatch && member) {
+      refuse(received.peer, *member, protocol::Refusal::kProtocol, message.status().message());
+    } else {
+      ++refused_;
+    }
+    return;
+  }
+  if (Status status = stream::check_role(received.role, message->member); !status) {
+    if (role_warning_.allow(Clock::now())) {
+      base::log(LogLevel::kWarn, "event=role_refused why=\"" + status.message() + "\"");
+    }
+    refuse(received.peer, message->member, protocol::Refusal::kRole, status.message());
+    return;
+  }
+  // Who holds the meeting place is the newest run; a peer's word alone stops no trainer.
+  const Run named = newest_run_in(*message);
+  if (named <= coordinator_->run() || rendezvous_->superseded()) {
+    coordinator_->receive(Clock::now(), received.peer, *message);
+    return;
+  }
+  refuse(received.peer, message->member, protocol::Refusal::kSuperseded,
+         "run " + to_string(coordinator_->run()) + " publishes in " + place_ +
+             ", but this member has obeyed the newer run " + to_string(named) +
+             "; start the member again, or give it the directory of that run");
+}
+
+void ControlLoop::refuse(protocol::Peer peer, const protocol::Member& member,
                          protocol::Refusal reason, std::string why) {
   ++refused_;
-  const protocol::Message answer{coordinator_->run(), member,
-                                 protocol::Refused{reason, std::move(why)}};
-  [[maybe_unused]] const Status sent =
-      server_->send(peer, std::span<const char>(protocol::encode(answer)));
+  [[maybe_unused]] const Status sent = servers_->send(
+      peer, {coordinator_->run(), member, protocol::Refused{reason, std::move(why)}});
 }
 
 void ControlLoop::pump_client() {
-  if (!client_) return;
   for (int i = 0; i < kMaxMessagesATurn; ++i) {
-    auto received = client_->receive();
-    if (!received) return;
-    auto message = protocol::decode(bytes_of(received->bytes));
-    if (!message) {
-      ++refused_;
-      continue;
-    }
+    const auto message = link_.receive();
+    if (!message) return;
     const std::lock_guard lock(mutex_);
     source_.receive(Clock::now(), *message);
   }
@@ -258,7 +251,8 @@ void ControlLoop::exchange() {
   {
     const std::lock_guard lock(mutex_);
     if (coordinator_) {
-      view_ = {coordinator_->receivers(), coordinator_->counters(), coordinator_->superseded()};
+      view_ = {coordinator_->receivers(), coordinator_->counters(), coordinator_->superseded(),
+               servers_ ? servers_->refused() : view_.refused_connections};
     }
   }
   changed_.notify_all();
@@ -293,55 +287,39 @@ void ControlLoop::send_from_coordinator(std::vector<protocol::Outgoing> messages
       source_.receive(Clock::now(), out.message);
       continue;
     }
-    if (!server_) continue;
+    if (!servers_) continue;
     // A peer that is gone or does not read is found out by its silence.
-    [[maybe_unused]] const Status sent = server_->send(
-        routing_id_of(out.peer), std::span<const char>(protocol::encode(out.message)));
+    [[maybe_unused]] const Status sent = servers_->send(out.peer, out.message);
   }
 }
 
 void ControlLoop::send_from_source(std::vector<protocol::Message> messages) {
-  if (!client_) return;  // said again once there is a connection
-  for (const auto& message : messages) {
-    [[maybe_unused]] const Status sent =
-        client_->send(std::span<const char>(protocol::encode(message)));
-  }
+  for (const auto& message : messages) link_.send(message);
 }
 
 void ControlLoop::seek_coordinator(Clock::time_point now) {
-  if (coordinator_ || now < next_seek_) return;
-  bool lost = false;
+  if (coordinator_) return;
   {
     const std::lock_guard lock(mutex_);
     if (source_.joined()) return;
-    lost = source_.take_reconnect();
   }
-  next_seek_ = now + kSeekPeriod;
-  if (lost) {
-    client_.reset();
-    connected_to_.clear();
-  }
-  auto announcement = stream::read_announcement(place_);
-  if (!announcement || announcement->endpoint == connected_to_) return;
-  auto client = stream::ControlClient::connect(announcement->endpoint);
-  if (!client) {
-    base::log(LogLevel::kWarn, "event=connect_failed why=\"" + client.status().to_string() + "\"");
-    return;
-  }
-  client_ = std::move(*client);
-  connected_to_ = announcement->endpoint;
+  // Connecting takes its time; the trainer's thread must not wait for it.
+  link_.seek(now, [this] {
+    const std::lock_guard lock(mutex_);
+    return source_.take_reconnect();
+  });
 }
 
 void ControlLoop::look_for_successor(Clock::time_point now) {
-  if (!server_ || now < next_successor_look_) return;
+  if (!servers_ || now < next_successor_look_) return;
   next_successor_look_ = now + options_.heartbeat;
   if (!rendezvous_->superseded()) return;
   // Members must not stay with a run that publishes no more: they are told to look for the next
   // one, and find nobody here.
   coordinator_->leave();
   exchange();
-  server_->close(kFarewell);
-  server_.reset();
+  servers_->close(kFarewell);
+  servers_.reset();
   // The successor announces itself once it listens; until then it is only known that it came.
   Run successor = coordinator_->run();
   ++successor.started_us;

@@ -14,9 +14,11 @@
 
 #include <weightcast/publisher.hpp>
 
+#include "base/log.hpp"
 #include "protocol/coordinator.hpp"
 #include "protocol/source.hpp"
-#include "stream/control_socket.hpp"
+#include "stream/coordinator_link.hpp"
+#include "stream/coordinator_servers.hpp"
 #include "stream/rendezvous.hpp"
 #include "stream/waker.hpp"
 
@@ -27,6 +29,7 @@ struct CoordinatorView {
   std::vector<protocol::Coordinator::ReceiverView> receivers;
   protocol::Coordinator::Counters counters;
   bool superseded = false;
+  std::uint64_t refused_connections = 0;
 };
 
 /// Thread safety: with_source, wait and view from any thread.
@@ -56,7 +59,10 @@ class ControlLoop {
   bool wait(Deadline deadline, const std::function<bool(const protocol::Source&)>& until);
 
   CoordinatorView view() const;
-  std::uint64_t refused_messages() const noexcept { return refused_; }
+  /// Messages that were no messages, or came from somebody who may not send them.
+  std::uint64_t refused_messages() const noexcept { return refused_ + link_.malformed(); }
+  /// Rank 0: where members of other hosts reach it; empty where it does not listen.
+  const std::string& listening() const noexcept { return listening_; }
 
  private:
   struct WakeAfter {  // without the lock
@@ -73,12 +79,13 @@ class ControlLoop {
   };
 
   ControlLoop(const PublisherOptions& options, std::string place, std::uint64_t incarnation,
-              protocol::SlotLocks& locks);
+              stream::Keys keys, protocol::SlotLocks& locks);
   Status become_coordinator();
   void run();
   void turn();
   void pump_server();
-  void refuse(const std::string& peer, const protocol::Member& member, protocol::Refusal reason,
+  void take(const stream::FromPeer& received);
+  void refuse(protocol::Peer peer, const protocol::Member& member, protocol::Refusal reason,
               std::string why);
   void pump_client();
   void exchange();
@@ -92,6 +99,7 @@ class ControlLoop {
 
   const PublisherOptions options_;
   const std::string place_;
+  const stream::Keys keys_;  ///< null where nothing goes over tcp
   stream::Waker waker_;
   std::atomic<bool> stop_{false};
   std::atomic<std::uint64_t> refused_{0};
@@ -104,11 +112,11 @@ class ControlLoop {
 
   // The I/O thread's own.
   std::unique_ptr<stream::Rendezvous> rendezvous_;
-  std::unique_ptr<stream::ControlServer> server_;
+  std::optional<stream::CoordinatorServers> servers_;
+  std::string listening_;  ///< set before the thread starts
   std::optional<protocol::Coordinator> coordinator_;
-  std::unique_ptr<stream::ControlClient> client_;
-  std::string connected_to_;
-  Clock::time_point next_seek_;
+  stream::CoordinatorLink link_;
+  base::RateLimit role_warning_{std::chrono::seconds(10)};
   Clock::time_point next_sweep_;
   Clock::time_point next_successor_look_;
   bool sweeping_ = true;

@@ -379,7 +379,8 @@ PublisherStatus Publisher::Impl::status() const {
   status.last_capture = std::chrono::nanoseconds(last_capture_ns_);
   status.refused_messages += loop_->refused_messages();
   const publisher::CoordinatorView view = loop_->view();
-  status.refused_messages += view.counters.dropped;
+  status.refused_messages += view.counters.dropped + view.refused_connections;
+  status.listening = loop_->listening();
   status.drifted = view.counters.drifted;
   status.last_apply = std::chrono::nanoseconds(view.counters.last_apply_ns);
   for (const auto& receiver : view.receivers) {

@@ -8,23 +8,31 @@
 #include <utility>
 #include <zmq.hpp>
 
+#include "base/host.hpp"
+#include "keys/zap.hpp"
+
 namespace weightcast::stream {
 namespace {
 
 constexpr std::size_t kMaxSocketPath = sizeof(sockaddr_un::sun_path) - 1;
 
-/// One call of receive() drops at most so many malformed messages, so that a peer that sends nothing
-/// else cannot hold its thread.
+/// One call of receive() drops at most so many malformed messages, so that a peer that sends
+/// nothing else cannot hold its thread.
 constexpr int kMaxDropped = 64;
 
+constexpr std::string_view kIpc = "ipc://";
+constexpr std::string_view kTcp = "tcp://";
+
+Status refuse(const std::string& endpoint) {
+  return {
+      Code::kInvalid,
+      "expected an endpoint ipc:///<absolute path> or tcp://<host>:<port>, got '" + endpoint + "'"};
+}
+
+/// The path of an ipc endpoint.
 Result<std::string> path_of(const std::string& endpoint) {
-  constexpr std::string_view kScheme = "ipc://";
-  if (!endpoint.starts_with(kScheme) || endpoint.size() <= kScheme.size() ||
-      endpoint[kScheme.size()] != '/') {
-    return Status(Code::kInvalid,
-                  "expected an endpoint ipc:///<absolute path>, got '" + endpoint + "'");
-  }
-  std::string path = endpoint.substr(kScheme.size());
+  if (endpoint.size() <= kIpc.size() || endpoint[kIpc.size()] != '/') return refuse(endpoint);
+  std::string path = endpoint.substr(kIpc.size());
   if (path.size() > kMaxSocketPath) {
     return Status(Code::kInvalid, "the socket's path '" + path + "' is " +
                                       std::to_string(path.size()) + " bytes long, at most " +
@@ -35,11 +43,28 @@ Result<std::string> path_of(const std::string& endpoint) {
   return path;
 }
 
+/// Host and port of a tcp endpoint.
+Result<base::HostPort> address_of(const std::string& endpoint, const Keys& keys) {
+  std::string address = endpoint.substr(kTcp.size());
+  if (address.ends_with(":*")) address.back() = '0';
+  auto at = base::parse_host_port("endpoint", address);
+  if (!at) return refuse(endpoint);
+  if (!keys) {
+    return Status(Code::kInvalid, "expected keys for '" + endpoint +
+                                      "': tcp is always encrypted; make some with `weightcast "
+                                      "keygen` (option `keys`)");
+  }
+  return at;
+}
+
+bool is_ipc(const std::string& endpoint) { return endpoint.starts_with(kIpc); }
+bool is_tcp(const std::string& endpoint) { return endpoint.starts_with(kTcp); }
+
 Status failed(const std::string& what, const zmq::error_t& error) {
   const int number = error.num();
   const Code code = number == EMFILE || number == ENFILE || number == ENOMEM ? Code::kExhausted
-                    : number == EADDRINUSE                                  ? Code::kExists
-                                                                            : Code::kDenied;
+                    : number == EADDRINUSE                                   ? Code::kExists
+                                                                             : Code::kDenied;
   return {code, what + ": " + error.what()};
 }
 
@@ -92,11 +117,29 @@ struct Socket {
       // It stays 0, which only means that less goes out.
     }
     socket.close();
+    // What the key check counted is still asked for.
+    if (zap) refused_before = zap->failed_handshakes();
+    zap.reset();
     context.close();
+  }
+
+  std::uint64_t refused_connections() const noexcept {
+    return zap ? zap->failed_handshakes() : refused_before;
+  }
+
+  /// A connection that is cut without a word (a host that is gone, a cable) ends all the same.
+  void use_tcp(const base::HostPort& at) {
+    // Names lead to IPv4: with both, one that listens on IPv4 alone would not be found.
+    socket.set(zmq::sockopt::ipv6, at.host.find(':') != std::string::npos);
+    socket.set(zmq::sockopt::heartbeat_ivl, 1000);
+    socket.set(zmq::sockopt::heartbeat_timeout, 5000);
+    socket.set(zmq::sockopt::heartbeat_ttl, 5000);
   }
 
   ControlLimits limits;
   zmq::context_t context{1};
+  std::uint64_t refused_before = 0;
+  std::unique_ptr<keys::Zap> zap;  ///< of a server over tcp; closed after the socket
   zmq::socket_t socket;
 
  private:
@@ -114,12 +157,49 @@ struct Socket {
 }  // namespace
 
 struct ControlServer::Impl : Socket {
-  using Socket::Socket;
+  explicit Impl(const ControlLimits& bounds) : Socket(zmq::socket_type::router, bounds) {
+    socket.set(zmq::sockopt::router_mandatory, true);
+  }
+
+  static Status bind_ipc(const std::string& at, const ControlLimits& limits,
+                         std::unique_ptr<Impl>& out) {
+    const auto path = path_of(at);
+    if (!path) return path.status();
+    // ZeroMQ would unlink whatever lies there.
+    struct stat there{};
+    if (::lstat(path->c_str(), &there) == 0) {
+      return {Code::kExists, "'" + *path +
+                                 "' exists already; remove it if no process uses it, or choose "
+                                 "another directory (option `directory`, WEIGHTCAST_DIR)"};
+    }
+    auto impl = std::make_unique<Impl>(limits);
+    impl->socket.bind(at);
+    impl->endpoint = at;
+    if (::lstat(path->c_str(), &impl->file) == 0) impl->path = *path;
+    out = std::move(impl);
+    return Status::ok();
+  }
+
+  static Status bind_tcp(const std::string& at, const ControlLimits& limits, const Keys& keys,
+                         std::unique_ptr<Impl>& out) {
+    const auto address = address_of(at, keys);
+    if (!address) return address.status();
+    auto impl = std::make_unique<Impl>(limits);
+    impl->use_tcp(*address);
+    auto zap = keys::Zap::start(impl->context.handle(), keys);
+    if (!zap) return zap.status();
+    impl->zap = std::move(*zap);
+    if (Status s = impl->zap->protect(impl->socket.handle()); !s) return s;
+    impl->socket.bind(std::string(kTcp) + base::to_string(*address));
+    impl->endpoint = impl->socket.get(zmq::sockopt::last_endpoint);
+    out = std::move(impl);
+    return Status::ok();
+  }
 
   /// ZeroMQ leaves the file of a socket that was bound.
   void close_and_remove(std::chrono::milliseconds linger) noexcept {
     Socket::close(linger);
-    struct stat now {};
+    struct stat now{};
     if (!path.empty() && ::lstat(path.c_str(), &now) == 0 && now.st_dev == file.st_dev &&
         now.st_ino == file.st_ino) {
       ::unlink(path.c_str());
@@ -127,8 +207,9 @@ struct ControlServer::Impl : Socket {
     path.clear();
   }
 
-  std::string path;     ///< empty where there is no file of ours
-  struct stat file {};  ///< what bind() made there
+  std::string endpoint;
+  std::string path;    ///< empty where there is no file of ours
+  struct stat file{};  ///< what bind() made there
 };
 
 ControlServer::ControlServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -136,25 +217,24 @@ ControlServer::ControlServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)
 ControlServer::~ControlServer() { close(std::chrono::milliseconds(0)); }
 
 Result<std::unique_ptr<ControlServer>> ControlServer::bind(const std::string& endpoint,
-                                                           const ControlLimits& limits) {
-  const auto path = path_of(endpoint);
-  if (!path) return path.status();
-  // ZeroMQ would unlink whatever lies there.
-  struct stat there {};
-  if (::lstat(path->c_str(), &there) == 0) {
-    return Status(Code::kExists, "'" + *path + "' exists already; remove it if no process uses it, "
-                                               "or choose another directory (option `directory`, "
-                                               "WEIGHTCAST_DIR)");
-  }
+                                                           const ControlLimits& limits,
+                                                           const Keys& keys) {
   try {
-    auto impl = std::make_unique<Impl>(zmq::socket_type::router, limits);
-    impl->socket.set(zmq::sockopt::router_mandatory, true);
-    impl->socket.bind(endpoint);
-    if (::lstat(path->c_str(), &impl->file) == 0) impl->path = *path;
+    std::unique_ptr<Impl> impl;
+    Status status = is_ipc(endpoint)   ? Impl::bind_ipc(endpoint, limits, impl)
+                    : is_tcp(endpoint) ? Impl::bind_tcp(endpoint, limits, keys, impl)
+                                       : refuse(endpoint);
+    if (!status) return status;
     return std::unique_ptr<ControlServer>(new ControlServer(std::move(impl)));
   } catch (const zmq::error_t& error) {
     return failed("cannot listen at '" + endpoint + "'", error);
   }
+}
+
+const std::string& ControlServer::endpoint() const noexcept { return impl_->endpoint; }
+
+std::uint64_t ControlServer::refused_connections() const noexcept {
+  return impl_->refused_connections();
 }
 
 std::optional<Received> ControlServer::receive() {
@@ -164,7 +244,10 @@ std::optional<Received> ControlServer::receive() {
     zmq::message_t body;
     const int parts = impl_->receive(peer, body);
     if (parts == 0) return std::nullopt;
-    if (parts == 2) return Received{.peer = peer.to_string(), .bytes = body.to_string()};
+    if (parts != 2) continue;
+    const auto role = impl_->zap ? keys::role_of_message(body.handle()) : std::nullopt;
+    if (impl_->zap && !role) continue;
+    return Received{.peer = peer.to_string(), .bytes = body.to_string(), .role = role};
   }
   return std::nullopt;
 }
@@ -173,12 +256,12 @@ Status ControlServer::send(const std::string& peer, std::span<const char> bytes)
   if (!impl_->socket) return {Code::kCancelled, "the coordinator's socket is closed"};
   if (Status s = check_size(bytes.size(), impl_->limits); !s) return s;
   try {
-    const auto taken = impl_->socket.send(zmq::buffer(peer),
-                                          zmq::send_flags::sndmore | zmq::send_flags::dontwait);
+    const auto taken =
+        impl_->socket.send(zmq::buffer(peer), zmq::send_flags::sndmore | zmq::send_flags::dontwait);
     if (!taken) {
-      return {Code::kExhausted, "the member does not read: " +
-                                    std::to_string(impl_->limits.queued_messages) +
-                                    " messages wait for it"};
+      return {Code::kExhausted,
+              "the member does not read: " + std::to_string(impl_->limits.queued_messages) +
+                  " messages wait for it"};
     }
     // The socket has chosen the connection: it takes the rest without waiting.
     if (!impl_->socket.send(zmq::buffer(bytes.data(), bytes.size()), zmq::send_flags::dontwait)) {
@@ -206,13 +289,30 @@ ControlClient::ControlClient(std::unique_ptr<Impl> impl) : impl_(std::move(impl)
 ControlClient::~ControlClient() { close(std::chrono::milliseconds(0)); }
 
 Result<std::unique_ptr<ControlClient>> ControlClient::connect(const std::string& endpoint,
-                                                              const ControlLimits& limits) {
-  if (const auto path = path_of(endpoint); !path) return path.status();
+                                                              const ControlLimits& limits,
+                                                              const Keys& keys) {
+  std::optional<base::HostPort> tcp;
+  if (is_tcp(endpoint)) {
+    const auto address = address_of(endpoint, keys);
+    if (!address) return address.status();
+    if (address->port == 0 || base::is_any_address(address->host)) return refuse(endpoint);
+    tcp = *address;
+  } else if (!is_ipc(endpoint)) {
+    return refuse(endpoint);
+  } else if (const auto path = path_of(endpoint); !path) {
+    return path.status();
+  }
   try {
     auto impl = std::make_unique<Impl>(zmq::socket_type::dealer, limits);
     // Nothing is kept for a coordinator that is not there: it would get what is long outdated.
     impl->socket.set(zmq::sockopt::immediate, true);
-    impl->socket.connect(endpoint);
+    if (tcp) {
+      impl->use_tcp(*tcp);
+      if (Status s = keys::use_keys(impl->socket.handle(), *keys, keys::Role::kTrainer); !s) {
+        return s;
+      }
+    }
+    impl->socket.connect(tcp ? std::string(kTcp) + base::to_string(*tcp) : endpoint);
     return std::unique_ptr<ControlClient>(new ControlClient(std::move(impl)));
   } catch (const zmq::error_t& error) {
     return failed("cannot connect to '" + endpoint + "'", error);
@@ -226,7 +326,7 @@ std::optional<Received> ControlClient::receive() {
     zmq::message_t rest;
     const int parts = impl_->receive(body, rest);
     if (parts == 0) return std::nullopt;
-    if (parts == 1) return Received{.peer = {}, .bytes = body.to_string()};
+    if (parts == 1) return Received{.peer = {}, .bytes = body.to_string(), .role = {}};
   }
   return std::nullopt;
 }

@@ -2,16 +2,16 @@
 #pragma once
 
 #include <chrono>
+#include <initializer_list>
 
-#include "stream/control_socket.hpp"
 #include "stream/waker.hpp"
 
 namespace weightcast::stream {
 
-/// Waits until a socket has messages, the waker was woken (it is drained here), or `timeout` is over.
-/// @param server may be null
-/// @param client may be null
-void wait_for_work(Waker& waker, ControlServer* server, ControlClient* client,
+/// Waits until a socket has messages, the waker was woken (it is drained here), or `timeout` is
+/// over.
+/// @param sockets handle() of at most seven servers and clients; null ones are passed over
+void wait_for_work(Waker& waker, std::initializer_list<void*> sockets,
                    std::chrono::milliseconds timeout);
 
 }  // namespace weightcast::stream

@@ -13,6 +13,7 @@ namespace {
 struct Placing {
   ImagePlacer placer;
   std::uint64_t number = 0;
+  std::atomic<std::uint64_t>& placed;
 };
 
 transport::Bucket to_move(const plan::PlannedBucket& planned, std::size_t index, Placing& placing,
@@ -31,6 +32,7 @@ transport::Bucket to_move(const plan::PlannedBucket& planned, std::size_t index,
   bucket.place = [to = &placing, index](std::size_t at, std::span<const std::byte> source) {
     base::failpoint("engine.copying", to->number);
     to->placer.place(index, at, source);
+    to->placed.fetch_add(source.size(), std::memory_order_relaxed);
   };
   return bucket;
 }
@@ -39,7 +41,8 @@ transport::Bucket to_move(const plan::PlannedBucket& planned, std::size_t index,
 
 Status fetch_image(const Fetch& fetch, std::uint32_t credit,
                    const std::function<bool()>& cancelled) {
-  Placing placing{ImagePlacer(fetch.manifest, fetch.plan, fetch.image), fetch.version.number};
+  Placing placing{ImagePlacer(fetch.manifest, fetch.plan, fetch.image), fetch.version.number,
+                  fetch.placed};
   std::vector<stream::SegmentTransfer> transfers(fetch.shares.size());
   for (std::size_t i = 0; i < fetch.plan.buckets.size(); ++i) {
     const plan::PlannedBucket& planned = fetch.plan.buckets[i];

@@ -1,6 +1,7 @@
 // Brings a planned image's bytes here: all shares at the same time, verified where they were placed.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -19,6 +20,7 @@ struct Fetch {
   const plan::ImagePlan& plan;
   std::span<std::byte> image;            ///< plan.image_bytes bytes
   const std::vector<OpenShare>& shares;  ///< by share; of those that the plan does not read, empty
+  std::atomic<std::uint64_t>& placed;    ///< counts bytes
 };
 
 /// Moves the plan's buckets into the image and verifies it. Passes the failpoint "engine.copying"

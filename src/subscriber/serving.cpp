@@ -115,8 +115,10 @@ std::string Serving::what_is_missing() const {
   }
   if (refused_) return "the trainer of " + who + " refuses this worker: " + refused_->message;
   if (!status_.attached) {
-    return "no trainer of " + who + " is heard; is it running, with the same job, policy and "
-           "directory (" + place_ + ")?";
+    return "no trainer of " + who + " is heard; is it running, with the same job, policy and " +
+           (options_.coordinator.empty()
+                ? "directory (" + place_ + ")?"
+                : "keys, and does it listen at " + options_.coordinator + " (option `listen`)?");
   }
   return "the trainer of " + who + " has published no version yet";
 }

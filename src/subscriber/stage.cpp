@@ -294,7 +294,8 @@ Status Stager::stage_copy(Incoming& incoming) {
 
 Status Stager::fetch(Incoming& incoming, std::span<std::byte> image) {
   const auto began = Clock::now();
-  const Fetch what{incoming.version, incoming.manifest, incoming.plan, image, incoming.shares};
+  const Fetch what{incoming.version, incoming.manifest, incoming.plan, image,
+                   incoming.shares, progress_};
   Status status =
       fetch_image(what, sources_.credit(), [&] { return cancelled(incoming.op); });
   incoming.shares.clear();  // the sources may write there again

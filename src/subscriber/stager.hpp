@@ -41,6 +41,8 @@ class Stager {
   void perform(protocol::ReceiverAction action);
   /// Whether leases keep a switch in place waiting for longer than lease_deadline.
   bool switch_overdue() const noexcept { return in_place_.overdue(); }
+  /// Bytes that the present operation has placed.
+  std::uint64_t progress() const noexcept { return progress_; }
 
  private:
   void run();
@@ -82,6 +84,7 @@ class Stager {
   std::deque<protocol::ReceiverAction> queue_;
   std::atomic<std::uint64_t> cancel_op_{0};  ///< this operation and all before it are given up
   std::atomic<bool> stop_{false};
+  std::atomic<std::uint64_t> progress_{0};
 
   // The stager thread's own.
   Sources sources_;

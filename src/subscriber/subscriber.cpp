@@ -10,11 +10,12 @@
 
 #include "base/config.hpp"
 #include "base/failpoint.hpp"
+#include "base/host.hpp"
 #include "base/log.hpp"
 #include "base/signal_mask.hpp"
 #include "protocol/receiver.hpp"
-#include "protocol/wire.hpp"
-#include "stream/control_socket.hpp"
+#include "stream/coordinator_link.hpp"
+#include "stream/job_keys.hpp"
 #include "stream/rendezvous.hpp"
 #include "stream/wait.hpp"
 #include "stream/waker.hpp"
@@ -28,7 +29,6 @@
 namespace weightcast {
 namespace {
 
-constexpr auto kSeekPeriod = std::chrono::milliseconds(50);
 constexpr auto kFarewell = std::chrono::milliseconds(100);  ///< for the Bye to go out
 constexpr int kMaxMessagesATurn = 256;
 
@@ -41,6 +41,9 @@ protocol::ReceiverConfig receiver_config(const SubscriberOptions& options) {
   config.name = options.name;
   config.policy = options.policy;
   config.in_place = options.activation == Activation::kSerial;
+  config.over_network =
+      options.transport == TransportChoice::kTcp || !options.coordinator.empty();
+  config.clock = base::host_identity();
   config.heartbeat = options.heartbeat;
   config.member_timeout = options.member_timeout;
   const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
@@ -51,6 +54,7 @@ protocol::ReceiverConfig receiver_config(const SubscriberOptions& options) {
 
 subscriber::TransportSet transports() {
   subscriber::TransportSet set;
+  set.host = base::host_identity();
   set.shm = []() -> Result<std::shared_ptr<transport::Transport>> {
     return std::shared_ptr<transport::Transport>(std::make_shared<transport::ShmTransport>());
   };
@@ -88,7 +92,8 @@ void note(const StageEvent& event, SubscriberStatus& status) {
 
 class Subscriber::Impl : public subscriber::StagerHost {
  public:
-  Impl(SubscriberOptions options, std::string place, std::shared_ptr<Applier> applier);
+  Impl(SubscriberOptions options, std::string place, stream::Keys keys,
+       std::shared_ptr<Applier> applier);
   ~Impl() override;
 
   void start();
@@ -128,18 +133,17 @@ class Subscriber::Impl : public subscriber::StagerHost {
 
   // The I/O thread's own.
   protocol::Receiver receiver_;
-  std::unique_ptr<stream::ControlClient> client_;
-  std::string connected_to_;
-  Clock::time_point next_seek_;
+  stream::CoordinatorLink link_;
   std::unique_ptr<subscriber::Stager> stager_;
   std::thread thread_;
 };
 
-Subscriber::Impl::Impl(SubscriberOptions options, std::string place,
+Subscriber::Impl::Impl(SubscriberOptions options, std::string place, stream::Keys keys,
                        std::shared_ptr<Applier> applier)
     : options_(std::move(options)),
       place_(std::move(place)),
-      receiver_(receiver_config(options_), Clock::now()) {
+      receiver_(receiver_config(options_), Clock::now()),
+      link_({place_, options_.coordinator, std::move(keys)}) {
   serving_.update([&](SubscriberStatus& status) {
     const bool chosen = options_.activation != Activation::kAuto;
     status.activation = chosen ? options_.activation : Activation::kView;
@@ -176,14 +180,14 @@ void Subscriber::Impl::run() {
   }
   receiver_.leave(Clock::now());
   flush_machine();
-  if (client_) client_->close(kFarewell);
+  link_.close(kFarewell);
 }
 
 void Subscriber::Impl::turn() {
   const auto before = Clock::now();
   const auto wait = std::chrono::ceil<std::chrono::milliseconds>(receiver_.next_wakeup() - before);
   stream::wait_for_work(
-      waker_, nullptr, client_.get(),
+      waker_, {link_.handle()},
       std::clamp(wait, std::chrono::milliseconds(0), std::chrono::milliseconds(1000)));
   // What came while this process did not run is heard before the clock is looked at.
   pump();
@@ -192,6 +196,7 @@ void Subscriber::Impl::turn() {
   const auto oldest = leases_->oldest_but(receiver_.serving());
   receiver_.set_lagging(now, stager_->switch_overdue() ||
                                  (oldest && now - *oldest > options_.lease_deadline));
+  receiver_.set_progress(stager_->progress());
   receiver_.tick(now);
   flush_machine();
   publish_state();
@@ -199,17 +204,10 @@ void Subscriber::Impl::turn() {
 }
 
 void Subscriber::Impl::pump() {
-  if (!client_) return;
   for (int i = 0; i < kMaxMessagesATurn; ++i) {
-    const auto received = client_->receive();
-    if (!received) return;
-    const auto message =
-        protocol::decode(std::as_bytes(std::span(received->bytes.data(), received->bytes.size())));
-    if (message) {
-      receiver_.receive(Clock::now(), *message);
-    } else {
-      serving_.update([](SubscriberStatus& status) { ++status.dropped_messages; });
-    }
+    const auto message = link_.receive();
+    if (!message) return;
+    receiver_.receive(Clock::now(), *message);
   }
 }
 
@@ -254,9 +252,7 @@ void Subscriber::Impl::obey(const StageEvent& event) {
 void Subscriber::Impl::flush_machine() {
   for (auto& action : receiver_.take_actions()) stager_->perform(std::move(action));
   for (const auto& message : receiver_.take_outbox()) {
-    if (!client_) continue;  // said again once there is a connection
-    [[maybe_unused]] const Status sent =
-        client_->send(std::span<const char>(protocol::encode(message)));
+    link_.send(message);
     const auto* state = std::get_if<protocol::ReceiverState>(&message.body);
     if (state != nullptr && state->phase == protocol::Phase::kStaged) {
       base::failpoint("engine.staged", 0);
@@ -272,26 +268,13 @@ void Subscriber::Impl::publish_state() {
     status.attached = receiver_.attached();
     status.rejoined = receiver_.rejoined();
     status.lagging = receiver_.lagging();
+    status.dropped_messages = link_.malformed();
   });
 }
 
 void Subscriber::Impl::seek() {
-  const auto now = Clock::now();
-  if (receiver_.attached() || now < next_seek_) return;
-  next_seek_ = now + kSeekPeriod;
-  if (receiver_.take_reconnect()) {
-    client_.reset();
-    connected_to_.clear();
-  }
-  const auto announcement = stream::read_announcement(place_);
-  if (!announcement || announcement->endpoint == connected_to_) return;
-  auto client = stream::ControlClient::connect(announcement->endpoint);
-  if (!client) {
-    base::log(LogLevel::kWarn, "event=connect_failed why=\"" + client.status().to_string() + "\"");
-    return;
-  }
-  client_ = std::move(*client);
-  connected_to_ = announcement->endpoint;
+  if (receiver_.attached()) return;
+  link_.seek(Clock::now(), [this] { return receiver_.take_reconnect(); });
 }
 
 // ---- the public face ------------------------------------------------------------------------
@@ -324,7 +307,11 @@ Result<Subscriber> Subscriber::open(SubscriberOptions options, std::shared_ptr<A
                                        base::environment("XDG_RUNTIME_DIR").value_or(""),
                                        options.job, options.policy);
     if (!place) return place.status();
-    auto impl = std::make_unique<Impl>(std::move(options), std::move(*place), std::move(applier));
+    auto keys = stream::control_keys({*place, options.keys, {}, options.coordinator},
+                                     keys::Role::kEngine);
+    if (!keys) return keys.status();
+    auto impl = std::make_unique<Impl>(std::move(options), std::move(*place), std::move(*keys),
+                                       std::move(applier));
     impl->start();
     return Subscriber(std::move(impl));
   } catch (const std::exception& error) {

@@ -117,7 +117,7 @@ class RandomMessage {
       case 5: return Bye{};
       case 6: return Welcome{.next_point = u64()};
       case 7:
-        return Refused{.reason = static_cast<Refusal>(1 + below(6)), .message = text()};
+        return Refused{.reason = static_cast<Refusal>(1 + below(7)), .message = text()};
       case 8: {
         role = kSource;
         SourceOrders out{.sequence = u64(), .grant_ordinal = u64(), .grant_point = u64(),
