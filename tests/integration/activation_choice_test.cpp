@@ -154,17 +154,22 @@ TEST_F(ActivationBudget, AnExplicitChoiceFailsRatherThanFalls) {
 
 TEST_F(ActivationBudget, AnAllocationThatFailsFallsToTheNextActivation) {
   if (kSanitized) GTEST_SKIP() << "a sanitizer's own address space passes any limit";
-  ToyPolicy policy(2000);  // some 80 MB
+  ToyPolicy policy(2000);
   const std::uint64_t bytes = policy_bytes(policy);
   Publisher publisher = open(policy);
-  Subscriber engine = follow(copying("falling", policy, 0));
+  // Everything twice: an image is larger than the slot, which is mapped after room was made for it.
+  SubscriberOptions options = copying("falling", policy, 0);
+  for (const auto& tensor : policy.tensors) {
+    options.layout.push_back({tensor.info.name + ".copy", tensor.info.shape, {{tensor.info.name}}});
+  }
+  Subscriber engine = follow(options);
   ASSERT_TRUE(eventually([&] { return engine.status().attached; }));
   rlimit former{};
   ASSERT_EQ(::getrlimit(RLIMIT_AS, &former), 0);
   test::LogLines lines;
-  // The trainer's slot is mapped here once more for reading; beside that, one image has room.
+  const std::uint64_t slot = bytes + bytes / 8 + 2 * kMiB;
   rlimit little = former;
-  little.rlim_cur = own_memory("VmSize") + 2 * bytes + bytes * 3 / 4;
+  little.rlim_cur = own_memory("VmSize") + slot + 2 * bytes + 80 * kMiB;  // less than 4 * bytes
   ASSERT_EQ(::setrlimit(RLIMIT_AS, &little), 0);
 
   policy.step(1);
