@@ -75,6 +75,7 @@ InPlace::InPlace(Options options, std::shared_ptr<Applier> applier, std::shared_
       cancelled_(std::move(cancelled)) {}
 
 Result<std::shared_ptr<Image>> InPlace::take_in(Incoming& incoming) {
+  begun_ = true;
   Result<std::shared_ptr<Image>> image = given_up();
   Status status = drain(incoming);
   left_alone_ = !status;
@@ -83,7 +84,7 @@ Result<std::shared_ptr<Image>> InPlace::take_in(Incoming& incoming) {
     image = place(incoming);
     status = image.status();
   }
-  if (!status && applier_) applier_->rollback(incoming.version);
+  if (!status && applier_ && begun_) applier_->rollback(incoming.version);
   if (!status) return status;
   return image;
 }
@@ -146,12 +147,14 @@ bool InPlace::vacated(const Incoming& incoming) {
   }
   former = former_.lock();
   if (!former) return true;
-  reinstate(former);
+  reinstate(former, incoming.version);
   return false;
 }
 
-void InPlace::reinstate(const std::shared_ptr<Image>& former) {
+void InPlace::reinstate(const std::shared_ptr<Image>& former, const Version& next) {
   if (applier_) {
+    if (begun_) applier_->rollback(next);
+    begun_ = false;
     std::vector<TensorInfo> infos;
     for (const PlacedTensor& tensor : former->tensors()) infos.push_back(tensor.info);
     former->attachment.reset();
@@ -222,17 +225,18 @@ Result<std::shared_ptr<Image>> InPlace::place(Incoming& incoming) {
   image->fill(incoming.plan, live_);
   Status status;
   for (int i = 0; applier_ && i < kTries; ++i) {
-    if (i > 0) {
-      room_->wait(Clock::now() + kBetweenTries);
-      status =
-          guarded("begin", [&] { return applier_->begin(incoming.version, incoming.infos); });
+    if (!begun_) {
+      status = guarded("begin", [&] { return applier_->begin(incoming.version, incoming.infos); });
     }
     if (status) status = guarded("place", [&] { return applier_->place(image); });
-    if (status || cancelled_(incoming.op) || i + 1 == kTries) break;
+    begun_ = status.is_ok();
+    if (status) break;
     image->attachment.reset();
     applier_->rollback(incoming.version);
+    if (cancelled_(incoming.op) || i + 1 == kTries) break;
     base::log(LogLevel::kWarn, "event=place_in_place_failed version=" + to_string(incoming.version) +
                                    " why=\"" + status.to_string() + "\" next=\"placed again\"");
+    room_->wait(Clock::now() + kBetweenTries);
   }
   if (!status) return status;
   return image;

@@ -64,7 +64,7 @@ class InPlace {
   Status drain(const Incoming& incoming);
   bool leases_end_by(Deadline until, std::uint64_t op);
   bool vacated(const Incoming& incoming);
-  void reinstate(const std::shared_ptr<Image>& former);
+  void reinstate(const std::shared_ptr<Image>& former, const Version& next);
   Status bring(Incoming& incoming);
   Status copy_staged(Incoming& incoming);
   Status fetch_in_place(Incoming& incoming);
@@ -79,6 +79,7 @@ class InPlace {
   const std::function<bool(std::uint64_t)> cancelled_;
   std::atomic<bool> overdue_{false};
   bool left_alone_ = false;
+  bool begun_ = false;  ///< the applier has begun the incoming version, and was not rolled back since
   std::weak_ptr<Image> former_;  ///< served last: while it is there, so is what shows its bytes
   std::shared_ptr<HostBuffer> live_;
   std::vector<plan::ImageTensor> live_tensors_;  ///< where they lie in live_

@@ -160,7 +160,11 @@ int run_engine(const Options& given) {
   options.job = given.at("job");
   options.directory = given.at("dir");
   options.name = given.at("name");
-  options.activation = given.at("activation") == "flip" ? Activation::kFlip : Activation::kView;
+  static const std::map<std::string, Activation> kActivations{{"view", Activation::kView},
+                                                              {"flip", Activation::kFlip},
+                                                              {"staged", Activation::kStaged},
+                                                              {"serial", Activation::kSerial}};
+  options.activation = kActivations.at(given.at("activation"));
   options.heartbeat = std::chrono::milliseconds(std::stoul(given.at("heartbeat_ms")));
   options.member_timeout = std::chrono::milliseconds(std::stoul(given.at("member_timeout_ms")));
 

@@ -182,7 +182,7 @@ TEST_F(InPlaceTest, ATensorThatOutlivesItsLeaseKeepsItsBytesAndTheFormerVersionS
   EXPECT_TRUE(all_are(*kept, 1));
   {
     const std::lock_guard lock(host.mutex);
-    EXPECT_EQ(applier->calls.substr(0, 6), "pcsbpc") << "the former version was put back";
+    EXPECT_EQ(applier->calls.substr(0, 7), "pcsrbpc") << "the former version was put back";
   }
   kept.reset();
 
