@@ -67,6 +67,7 @@ const std::vector<Planted> kPlanted = {
     {"LateGrantUsed", {Bug::kLateGrantUsed}},
     {"UnsealedCounted", {Bug::kUnsealedCounted}},
     {"AllDirtyAtOnce", {Bug::kAllDirtyAtOnce}},
+    {"DirtyWithoutSource", {Bug::kDirtyWithoutSource}},
     {"InPlaceUnpinned", {Bug::kInPlaceUnpinned}},
     {"NoFence", {}, DriverBug::kNoFence},
     {"LateBuffers", {}, DriverBug::kLateBuffers},

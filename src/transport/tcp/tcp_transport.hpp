@@ -32,7 +32,7 @@ struct TcpOptions {
   Duration retry_after = std::chrono::seconds(1);  ///< without any answer; doubles with each time
   Duration retry_most = std::chrono::seconds(5);
   Duration give_up_after = std::chrono::seconds(30);  ///< without any answer: kUnavailable
-  Duration hold_every = std::chrono::seconds(1);  ///< says that it still holds; below the server's
+  Duration hold_every = std::chrono::milliseconds(250);  ///< says that it still holds; below the server's
                                                   ///< limit of silence
   int io_threads = 1;                             ///< of ZeroMQ, for all lanes
   int socket_buffer_bytes = 0;  ///< a connection, in the kernel; 0: as the system sizes it
