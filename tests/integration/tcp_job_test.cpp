@@ -8,6 +8,7 @@ namespace weightcast {
 namespace {
 
 using test::eventually;
+using test::soon;
 using test::TcpJob;
 using test::ToyPolicy;
 using namespace std::chrono_literals;
