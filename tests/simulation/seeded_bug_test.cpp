@@ -14,7 +14,7 @@ namespace {
 
 using protocol::Bug;
 
-constexpr std::uint64_t kMostSeeds = 400;
+constexpr std::uint64_t kMostSeeds = 2000;
 
 struct Planted {
   const char* name;
