@@ -79,7 +79,7 @@ TEST_F(TcpJob, ReplayedBytesAreRefusedAndTheJobGoesOn) {
   ToyPolicy policy;
   Publisher publisher = open(listening(), policy);
   const std::uint16_t port = port_of(publisher);
-  test::TcpProxy proxy(port);
+  test::RecordingProxy proxy(port);
   Subscriber good = follow(remote("good", proxy.port()));
   expect_versions(publisher, policy, good, {"good"}, 5);
   const std::string said = proxy.recorded();

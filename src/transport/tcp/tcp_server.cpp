@@ -313,7 +313,8 @@ bool TcpServer::Impl::answer(const std::string& id, ServerPeers::Peer& peer, Ask
   const bool spoil = options.spoil && options.spoil();
   if (spoil) ++spoiled;
   zmq::message_t payload = make_payload(ask, peer.under_way, departures, spoil, reply.digest);
-  if (send(id, reply, &payload)) bytes_sent += bytes;
+  bytes_sent += bytes;  // before its receiver can tell anybody
+  if (!send(id, reply, &payload)) bytes_sent -= bytes;
   return true;
 }
 

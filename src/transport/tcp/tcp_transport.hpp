@@ -11,8 +11,8 @@
 namespace weightcast::transport {
 
 /// Which buckets come with a digest, which is checked before anything of them is placed; one that
-/// came spoiled is asked for again. It takes a pass over the bytes on either side: measured over
-/// loopback on two cores, a quarter of the rate without encryption and a tenth or more with it
+/// came spoiled is asked for again. It takes a pass over the bytes on either side: over loopback on
+/// two cores a fifth to a quarter of the rate without encryption, 6 to 20% of it with
 /// (bench/tcp_bench.cpp).
 enum class BucketDigests {
   kNever,        ///< for benchmarks
