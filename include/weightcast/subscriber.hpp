@@ -17,7 +17,8 @@
 
 namespace weightcast {
 
-/// How an engine takes a version in, from the freest to the tightest.
+/// How an engine takes a version in, from the freest to the tightest. kStaged and kSerial are in
+/// place: all versions lie in the same memory, one after the other, and leases are drained between.
 enum class Activation {
   kAuto,    ///< the first of the others that the transport and memory_budget allow
   kView,    ///< tensors are private mappings of the sealed, locked slots: nothing is copied; whole
@@ -34,8 +35,10 @@ struct SubscriberOptions {
   std::string directory;          ///< as the trainer's
   std::string name;               ///< unique among the job's receivers; empty: "worker-<pid>-<n>"
   Activation activation = Activation::kAuto;
-  std::uint64_t memory_budget = 0;  ///< bytes of this process's memory that versions may take; 0:
-                                    ///< what is available when the first one comes
+  std::uint64_t memory_budget = 0;  ///< bytes of this process's memory that versions may take (view:
+                                    ///< none; flip and staged: two images; serial: one, and the
+                                    ///< buckets under way); 0: what the machine and the cgroup have
+                                    ///< available when the first one comes
   Layout layout;                    ///< what this engine wants of the policy; empty: all of it
   TransportChoice transport = TransportChoice::kAuto;
   std::uint64_t bucket_bytes = 0;   ///< bytes that move as one unit; 0: by the plan, which says why
@@ -65,7 +68,8 @@ struct PlacedTensor {
 };
 
 /// One version, whole, in host memory. Its bytes stay as they are while anybody holds it; holding
-/// it longer than needed costs the trainer a slot (view) or this engine its second copy (flip).
+/// it longer than needed costs the trainer a slot (view), this engine its second copy (flip) or its
+/// next version (in place).
 /// Thread safety: immutable but for the attachment, which belongs to the applier.
 class WEIGHTCAST_API PolicyImage {
  public:
@@ -84,6 +88,10 @@ class WEIGHTCAST_API PolicyImage {
 /// concurrently. What it throws counts as a failure with what() as the message.
 ///
 /// begin -> place -> commit is the good way; rollback may follow begin or place.
+///
+/// In place (Activation::kStaged, kSerial) begin comes before anything, then, once no lease is out,
+/// suspend for what was served so far; then the bytes change, and place and commit follow at once.
+/// While nothing is served because a place() failed, begin and place come again.
 class WEIGHTCAST_API Applier {
  public:
   virtual ~Applier() = default;
@@ -92,7 +100,8 @@ class WEIGHTCAST_API Applier {
   virtual Status begin(const Version& version, const std::vector<TensorInfo>& tensors) = 0;
 
   /// Gets ready to serve from (or copies out of) the image, whose bytes are verified. What is
-  /// served now must not change yet. May keep the image.
+  /// served now must not change yet (in place there is nothing served, and no lease out). May keep
+  /// the image.
   virtual Status place(const std::shared_ptr<PolicyImage>& image) = 0;
 
   /// Switches. Must succeed quickly: everything that can fail belongs into place().
@@ -100,6 +109,16 @@ class WEIGHTCAST_API Applier {
 
   /// Forgets what begin and place prepared.
   virtual void rollback(const Version& version) noexcept = 0;
+
+  /// In place only: the bytes behind the version served so far are about to change, and no lease on
+  /// it is out. Lets go of its image, which must not be used any more. Where the bytes stay after
+  /// all, begin, place and commit follow with that same version.
+  virtual void suspend(const Version& /*serving*/) noexcept {}
+
+  /// Whether this engine needs tensors at the same addresses in every version of equal tensors (for
+  /// captured graphs or registered memory): then view and flip are not eligible, staged and serial
+  /// are. Asked once, when the Subscriber opens.
+  virtual bool wants_fixed_addresses() const { return false; }
 
   /// Whether the memory behind what commit() replaced is free again: while it is not, the next
   /// version waits (until its attempt's deadline).
@@ -128,7 +147,7 @@ class WEIGHTCAST_API Lease {
 
 struct SubscriberStatus {
   Run run;                       ///< the newest run obeyed
-  Version serving;               ///< what acquire() gives
+  Version serving;               ///< what acquire() gives, or gave last while `dirty`
   Version published;             ///< newest that the trainer told of
   bool attached = false;         ///< in touch with the trainer
   Activation activation = Activation::kView;  ///< the one in use
@@ -140,7 +159,7 @@ struct SubscriberStatus {
   std::uint64_t dropped_messages = 0;
   std::uint32_t leases = 0;      ///< held now
   bool lagging = false;
-  bool dirty = false;            ///< serial: a version is coming in place, there is none to serve
+  bool dirty = false;            ///< in place: there is none to serve until one has come whole
   std::string transport;         ///< of the last version: "shm", "tcp", "tcp from <engine>"
   std::uint64_t resent_buckets = 0;    ///< asked for again after a lost connection
   std::uint64_t corrupt_buckets = 0;   ///< refused for their digest, and asked for again
@@ -163,7 +182,8 @@ class WEIGHTCAST_API Subscriber {
   ~Subscriber();
 
   /// The newest version that may be served. Waits until there is one.
-  /// @return kDeadline (the message says what is missing: no trainer, a refused version and why);
+  /// @return kDeadline (the message says what is missing: no trainer, a refused version and why, or
+  ///   a version that is coming in place);
   ///   kStale where max_staleness or serve_detached forbid serving
   Result<Lease> acquire(Deadline deadline);
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "plan/describe.hpp"
+
 namespace weightcast::plan {
 namespace {
 
@@ -67,6 +69,29 @@ bool Box::is_empty() const noexcept {
 
 Box box_of(const TensorInfo& info) noexcept {
   return {info.is_box() ? Extents(info.origin) : Extents(), info.shape};
+}
+
+std::string box_fault(const TensorInfo& info) {
+  const std::size_t dims = info.shape.size();
+  if (!info.is_box()) {
+    if (info.origin.empty()) return {};
+    return "expected a global shape beside the origin of a box, got none";
+  }
+  if (info.global_shape.size() != dims || info.origin.size() != dims) {
+    return "expected a box of " + std::to_string(dims) +
+           " dimensions to have as many numbers in its global shape and its origin, got " +
+           std::to_string(info.global_shape.size()) + " and " + std::to_string(info.origin.size());
+  }
+  if (!array_bytes(info.global_shape, dtype_size(info.dtype))) {
+    return "expected a global shape of dimensions of 0 or more, whose bytes 63 bits can count, "
+           "got " +
+           listed(info.global_shape);
+  }
+  if (!is_inside(box_of(info), info.global_shape)) {
+    return "expected a box inside " + listed(info.global_shape) + ", got " + listed(info.shape) +
+           " at " + listed(info.origin);
+  }
+  return {};
 }
 
 bool before(const Box& x, const Box& y) noexcept {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "plan/manifest.hpp"
@@ -26,6 +27,10 @@ struct Box {
 
 /// Where `info`'s elements lie in the whole tensor.
 Box box_of(const TensorInfo& info) noexcept;
+
+/// What is wrong with the global shape and the origin of `info`, whose own shape is sound; empty
+/// where nothing is. Any numbers may be in them. "expected ..., got ..."
+std::string box_fault(const TensorInfo& info);
 
 /// An order of boxes of the same number of dimensions; equal ones are the same box.
 bool before(const Box& x, const Box& y) noexcept;

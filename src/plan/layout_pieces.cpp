@@ -6,19 +6,10 @@
 #include <utility>
 
 #include "plan/boxes.hpp"
-#include "plan/quoted.hpp"
+#include "plan/describe.hpp"
 
 namespace weightcast::plan {
 namespace {
-
-std::string listed(Extents numbers) {
-  std::string text = "[";
-  for (const std::int64_t number : numbers) {
-    if (text.size() > 1) text += ", ";
-    text += std::to_string(number);
-  }
-  return text + "]";
-}
 
 std::string where(const LayoutTensor& wanted) {
   return "layout, tensor " + quoted(wanted.name) + ": ";

@@ -3,21 +3,30 @@
 #include <algorithm>
 #include <limits>
 #include <string_view>
+#include <unordered_map>
 #include <unordered_set>
+#include <utility>
+
+#include "plan/boxes.hpp"
+#include "plan/describe.hpp"
 
 namespace weightcast::plan {
 namespace {
 
-using Names = std::unordered_set<std::string_view>;
+/// A tensor of which some shares have a box.
+struct Sharded {
+  const Share* first_share = nullptr;
+  const ShareEntry* first = nullptr;
+  const Share* last_share = nullptr;
+  std::vector<Box> boxes;
+};
 
-// What a peer sent goes into a log line: printable, and not longer than a line.
-std::string quoted(std::string_view name) {
-  constexpr std::size_t kShown = 120;
-  std::string text = "'";
-  for (char c : name.substr(0, kShown)) text += (c >= ' ' && c <= '~') ? c : '?';
-  text += name.size() > kShown ? "...'" : "'";
-  return text;
-}
+/// What the shares looked at so far are made of.
+struct Seen {
+  std::unordered_set<std::string_view> names;  ///< and aliases
+  std::vector<Sharded> sharded;
+  std::unordered_map<std::string_view, std::size_t> sharded_by_name;
+};
 
 std::string where(const Share& share, const ShareEntry& entry) {
   return "rank " + std::to_string(share.rank) + ", tensor " + quoted(entry.info.name) + ": ";
@@ -28,8 +37,7 @@ constexpr const char* kSuspect =
 
 Status invalid(std::string what) { return {Code::kInvalid, std::move(what) + kSuspect}; }
 
-Status check_name(const Share& share, const ShareEntry& entry, std::string_view name,
-                  Names& names) {
+Status check_name(const Share& share, const ShareEntry& entry, std::string_view name, Seen& seen) {
   if (name.empty()) return invalid(where(share, entry) + "expected a name, got an empty one");
   if (name.size() > kMaxNameBytes) {
     return invalid(where(share, entry) + "expected a name of at most " +
@@ -38,13 +46,21 @@ Status check_name(const Share& share, const ShareEntry& entry, std::string_view 
   if (name.find('\0') != std::string_view::npos) {
     return invalid(where(share, entry) + "expected a name without NUL bytes");
   }
-  if (!names.insert(name).second) {
+  if (!seen.names.insert(name).second) {
     return invalid(where(share, entry) + "expected every name and alias once, got " + quoted(name) +
                    " twice");
   }
-  if (names.size() > kMaxTensors) {
+  if (seen.names.size() > kMaxTensors) {
     return invalid("expected at most " + std::to_string(kMaxTensors) +
                    " names and aliases, got more");
+  }
+  return Status::ok();
+}
+
+Status check_names(const Share& share, const ShareEntry& entry, Seen& seen) {
+  if (Status s = check_name(share, entry, entry.info.name, seen); !s) return s;
+  for (const std::string& alias : entry.info.aliases) {
+    if (Status s = check_name(share, entry, alias, seen); !s) return s;
   }
   return Status::ok();
 }
@@ -62,17 +78,72 @@ Status check_shape(const Share& share, const ShareEntry& entry) {
     return invalid(where(share, entry) + "expected at most " + std::to_string(kMaxDims) +
                    " dimensions, got " + std::to_string(info.shape.size()));
   }
-  std::int64_t bytes = static_cast<std::int64_t>(size);
-  for (std::int64_t d : info.shape) {
-    if (d < 0) {
-      return invalid(where(share, entry) + "expected dimensions of 0 or more, got " +
-                     std::to_string(d));
-    }
-    if (__builtin_mul_overflow(bytes, d, &bytes)) {
-      return invalid(where(share, entry) + "its shape holds more bytes than 63 bits can count");
-    }
+  for (const std::int64_t d : info.shape) {
+    if (d >= 0) continue;
+    return invalid(where(share, entry) + "expected dimensions of 0 or more, got " +
+                   std::to_string(d));
+  }
+  if (!array_bytes(info.shape, size)) {
+    return invalid(where(share, entry) + "its shape holds more bytes than 63 bits can count");
   }
   return Status::ok();
+}
+
+// What two boxes of one tensor do not agree on; null: nothing.
+const char* difference(const TensorInfo& x, const TensorInfo& y) {
+  if (x.dtype != y.dtype) return "dtype";
+  if (x.global_shape != y.global_shape) return "global shape";
+  if (x.aliases != y.aliases) return "aliases";
+  if (x.buffer != y.buffer) return "kind (buffer or parameter)";
+  return nullptr;
+}
+
+// Takes note of a box, of a tensor that is new or known.
+Status see_box(const Share& share, const ShareEntry& entry, Seen& seen) {
+  const auto [found, is_new] =
+      seen.sharded_by_name.try_emplace(entry.info.name, seen.sharded.size());
+  if (is_new) {
+    if (Status s = check_names(share, entry, seen); !s) return s;
+    seen.sharded.push_back({&share, &entry, nullptr, {}});
+  }
+  Sharded& tensor = seen.sharded[found->second];
+  if (tensor.last_share == &share) {
+    return invalid(where(share, entry) + "expected one box of it in a share, got it twice");
+  }
+  tensor.last_share = &share;
+  if (const char* what = difference(tensor.first->info, entry.info)) {
+    return invalid(where(share, entry) + "expected a box of the tensor that rank " +
+                   std::to_string(tensor.first_share->rank) + " has a box of, got one of another " +
+                   what);
+  }
+  tensor.boxes.push_back(box_of(entry.info));
+  return Status::ok();
+}
+
+// Whether its boxes are identical or disjoint and fill it.
+Status check_filled(Sharded& tensor) {
+  const TensorInfo& info = tensor.first->info;
+  auto& boxes = tensor.boxes;
+  std::sort(boxes.begin(), boxes.end(), before);
+  boxes.erase(std::unique(boxes.begin(), boxes.end(), same), boxes.end());
+  if (fill_exactly(info.global_shape, boxes)) return Status::ok();
+
+  const std::int64_t whole = *array_bytes(info.global_shape, 1);
+  std::int64_t held = 0;
+  std::string got = "more of them than 63 bits can count";
+  const bool is_counted = std::all_of(boxes.begin(), boxes.end(), [&](const Box& box) {
+    return !__builtin_add_overflow(held, *array_bytes(box.shape, 1), &held);
+  });
+  if (is_counted) got = std::to_string(held);
+  const char* what = !is_counted || held > whole ? ": some overlap"
+                     : held == whole             ? ": some overlap, and as much is missing"
+                                                 : nullptr;
+  const std::string missing = ": at least " + std::to_string(whole - held) + " are missing";
+  return {Code::kInvalid,
+          "tensor " + quoted(info.name) + ": expected the ranks' boxes to be identical or disjoint " +
+              "and to fill " + listed(info.global_shape) + ", " + std::to_string(whole) +
+              " elements, got boxes of " + got + (what != nullptr ? what : missing) +
+              "; list on every rank the box that it holds"};
 }
 
 Status check_place(const Share& share, const ShareEntry& entry) {
@@ -106,7 +177,7 @@ Status check_overlaps(const Share& share) {
   return Status::ok();
 }
 
-Status check_share_into(const Share& share, Names& names) {
+Status check_share_into(const Share& share, Seen& seen) {
   if (share.object.size() > kMaxNameBytes) {
     return invalid("rank " + std::to_string(share.rank) + ": expected an object name of at most " +
                    std::to_string(kMaxNameBytes) + " bytes, got " +
@@ -123,11 +194,14 @@ Status check_share_into(const Share& share, Names& names) {
                    std::to_string(share.payload_bytes) + " bytes");
   }
   for (const ShareEntry& entry : share.entries) {
-    if (Status s = check_name(share, entry, entry.info.name, names); !s) return s;
-    for (const std::string& alias : entry.info.aliases) {
-      if (Status s = check_name(share, entry, alias, names); !s) return s;
+    const bool is_box = entry.info.is_box();
+    if (Status s = is_box ? see_box(share, entry, seen) : check_names(share, entry, seen); !s) {
+      return s;
     }
     if (Status s = check_shape(share, entry); !s) return s;
+    if (const std::string fault = box_fault(entry.info); !fault.empty()) {
+      return invalid(where(share, entry) + fault);
+    }
     if (Status s = check_place(share, entry); !s) return s;
   }
   return check_overlaps(share);
@@ -150,13 +224,13 @@ std::size_t Manifest::tensor_count() const noexcept {
 }
 
 Status check_share(const Share& share) {
-  Names names;
-  return check_share_into(share, names);
+  Seen seen;
+  return check_share_into(share, seen);
 }
 
 Status check_manifest(const Manifest& manifest) {
   if (manifest.shares.empty()) return invalid("expected a manifest with a share, got none");
-  Names names;
+  Seen seen;
   std::uint64_t total = 0;
   for (std::size_t i = 0; i < manifest.shares.size(); ++i) {
     const Share& share = manifest.shares[i];
@@ -164,10 +238,13 @@ Status check_manifest(const Manifest& manifest) {
       return invalid("expected the share of rank " + std::to_string(i) + ", got that of rank " +
                      std::to_string(share.rank));
     }
-    if (Status s = check_share_into(share, names); !s) return s;
+    if (Status s = check_share_into(share, seen); !s) return s;
     if (__builtin_add_overflow(total, share.payload_bytes, &total)) {
       return invalid("the payloads add up to more bytes than 64 bits can count");
     }
+  }
+  for (Sharded& tensor : seen.sharded) {
+    if (Status s = check_filled(tensor); !s) return s;
   }
   return Status::ok();
 }

@@ -1,11 +1,13 @@
 #include "plan/shares.hpp"
 
 #include <algorithm>
-#include <numeric>
 #include <queue>
+#include <string>
 #include <string_view>
 #include <tuple>
 
+#include "plan/boxes.hpp"
+#include "plan/describe.hpp"
 #include "plan/manifest.hpp"
 
 namespace weightcast::plan {
@@ -39,16 +41,15 @@ class Fingerprint {
 
 }  // namespace
 
-std::vector<ShareLayout> split_shares(const std::vector<TensorInfo>& tensors,
-                                      std::uint32_t world_size) {
-  std::vector<ShareLayout> shares(world_size);
-  if (world_size == 0) return shares;
-
-  std::vector<std::uint32_t> owner(tensors.size(), 0);
+ShareLayout own_share(const std::vector<TensorInfo>& tensors, std::uint32_t rank,
+                      std::uint32_t world_size) {
+  std::vector<std::uint32_t> owner(tensors.size(), rank);
   std::vector<std::uint32_t> parameters;
   std::uint64_t buffer_bytes = 0;
   for (std::uint32_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].is_box()) continue;
     if (tensors[i].buffer) {
+      owner[i] = 0;
       buffer_bytes += tensors[i].bytes();
     } else {
       parameters.push_back(i);
@@ -62,23 +63,22 @@ std::vector<ShareLayout> split_shares(const std::vector<TensorInfo>& tensors,
   // (bytes so far, number of tensors, rank): the count spreads empty tensors, the rank breaks ties.
   using Load = std::tuple<std::uint64_t, std::uint64_t, std::uint32_t>;
   std::priority_queue<Load, std::vector<Load>, std::greater<>> least;
-  for (std::uint32_t rank = 0; rank < world_size; ++rank) {
-    least.emplace(rank == 0 ? buffer_bytes : 0, 0, rank);
-  }
-  for (std::uint32_t tensor : parameters) {
-    auto [bytes, count, rank] = least.top();
+  for (std::uint32_t r = 0; r < world_size; ++r) least.emplace(r == 0 ? buffer_bytes : 0, 0, r);
+  for (const std::uint32_t tensor : parameters) {
+    const auto [bytes, count, r] = least.top();
     least.pop();
-    owner[tensor] = rank;
-    least.emplace(bytes + tensors[tensor].bytes(), count + 1, rank);
+    owner[tensor] = r;
+    least.emplace(bytes + tensors[tensor].bytes(), count + 1, r);
   }
 
+  ShareLayout share;
   for (std::uint32_t i = 0; i < tensors.size(); ++i) {
-    ShareLayout& share = shares[owner[i]];
+    if (owner[i] != rank) continue;
     const std::uint64_t offset = align_up(share.payload_bytes);
     share.items.push_back({i, offset});
     share.payload_bytes = offset + tensors[i].bytes();
   }
-  return shares;
+  return share;
 }
 
 std::uint64_t layout_fingerprint(const std::vector<TensorInfo>& tensors) {
@@ -89,11 +89,22 @@ std::uint64_t layout_fingerprint(const std::vector<TensorInfo>& tensors) {
     print.number(info.aliases.size());
     for (const std::string& alias : info.aliases) print.text(alias);
     print.number(static_cast<std::uint64_t>(info.dtype));
-    print.number(info.shape.size());
-    for (std::int64_t d : info.shape) print.number(static_cast<std::uint64_t>(d));
-    print.number(info.buffer ? 1 : 0);
+    const std::vector<std::int64_t>& shape = info.whole_shape();
+    print.number(shape.size());
+    for (std::int64_t d : shape) print.number(static_cast<std::uint64_t>(d));
+    print.number((info.buffer ? 1u : 0u) | (info.is_box() ? 2u : 0u));
   }
   return print.value();
+}
+
+Status check_boxes(const std::vector<TensorInfo>& tensors) {
+  for (const TensorInfo& info : tensors) {
+    const std::string fault = box_fault(info);
+    if (fault.empty()) continue;
+    return {Code::kInvalid, "tensor " + quoted(info.name) + ": " + fault +
+                                "; correct the global shape and origin that the trainer lists"};
+  }
+  return Status::ok();
 }
 
 }  // namespace weightcast::plan

@@ -206,6 +206,12 @@ void Receiver::set_lagging(Clock::time_point now, bool lagging) {
   send_state(now);
 }
 
+void Receiver::become_in_place(Clock::time_point now) {
+  if (config_.in_place) return;
+  config_.in_place = true;
+  rejoin(now);
+}
+
 void Receiver::rejoin(Clock::time_point now) {
   ++me_.incarnation;
   ++rejoined_;

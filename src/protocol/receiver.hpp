@@ -66,6 +66,9 @@ class Receiver {
   /// Bytes that the present operation has placed; said with the next state, which waits for nothing.
   void set_progress(std::uint64_t bytes) noexcept { progress_ = bytes; }
   void set_lagging(Clock::time_point now, bool lagging);
+  /// From now on bytes come after the commit. Joins again, so that the coordinator knows; what is
+  /// being staged is given up.
+  void become_in_place(Clock::time_point now);
   void tick(Clock::time_point now);
   void leave(Clock::time_point now);
   Clock::time_point next_wakeup() const noexcept { return next_send_; }

@@ -97,6 +97,10 @@ Status check_tensor(const TensorView& tensor, const TensorInfo& published) {
   return Status::ok();
 }
 
+// Whether every rank should have the same bytes of it. Buffers are each rank's own (BatchNorm
+// statistics differ where the data does), and so are boxes of a sharded tensor.
+bool is_compared(const TensorInfo& published) { return !published.buffer && !published.is_box(); }
+
 Status check_request(const CaptureRequest& request) {
   const auto& tensors = request.list.tensors;
   if (request.published.size() != tensors.size()) {
@@ -232,7 +236,7 @@ void CapturePool::Impl::prepare() {
   is_item.assign(request.list.tensors.size(), false);
   for (const auto& item : items) is_item[item.tensor] = true;
   for (std::uint32_t i = 0; i < request.list.tensors.size(); ++i) {
-    if (!is_item[i] && !request.published[i].buffer) add_tensor(i, nullptr, rest);
+    if (!is_item[i] && is_compared(request.published[i])) add_tensor(i, nullptr, rest);
   }
 }
 
@@ -270,8 +274,7 @@ void CapturePool::Impl::finish() {
                               sums[i].b.load(std::memory_order_relaxed)};
     if (i < items) result.digests.push_back(digest);
     if (!ended.whole_policy_digest) continue;
-    // Buffers are each rank's own: BatchNorm statistics differ where the data does.
-    if (i < items && ended.published[ended.layout.items[i].tensor].buffer) continue;
+    if (i < items && !is_compared(ended.published[ended.layout.items[i].tensor])) continue;
     result.policy_digest += digest;
   }
   if (call) {

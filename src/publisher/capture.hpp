@@ -29,14 +29,14 @@ struct CaptureRequest {
   std::vector<TensorInfo> published;  ///< the same tensors as published (dtype after the cast)
   plan::ShareLayout layout;           ///< this rank's share
   std::span<std::byte> payload;       ///< of the slot; in use until `done` is called
-  bool whole_policy_digest = false;   ///< also digest the parameters of the other ranks' shares
+  bool whole_policy_digest = false;   ///< also digest the whole parameters of other shares
 };
 
 struct CaptureResult {
   /// Ok; kCancelled after cancel(); kStale where `unchanged` said no; kInvalid where a cast failed.
   Status status;
   std::vector<base::Digest> digests;  ///< one an item of the layout, in its order
-  base::Digest policy_digest;         ///< sum over all parameters; where it was asked for
+  base::Digest policy_digest;         ///< sum over whole parameters; where it was asked for
   std::chrono::nanoseconds busy{0};   ///< from start() to the last copy
 };
 

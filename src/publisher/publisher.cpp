@@ -54,7 +54,7 @@ CapturePlan make_layout(const TensorList& list, const PublisherOptions& options)
       layout.published.back().dtype = *options.dtype;
     }
   }
-  layout.share = plan::split_shares(layout.published, options.world_size)[options.rank];
+  layout.share = plan::own_share(layout.published, options.rank, options.world_size);
   layout.fingerprint = plan::layout_fingerprint(layout.published);
   return layout;
 }
@@ -136,6 +136,7 @@ Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions 
   TensorList list;
   if (Status status = call_lister(lister, list); !status) return status;
   CapturePlan layout = make_layout(list, options);
+  if (Status status = plan::check_boxes(layout.tensors); !status) return status;
   if (options.slot_bytes == 0) {
     // Room for small changes of the model: all memory is taken now, none later.
     options.slot_bytes = layout.share.payload_bytes + layout.share.payload_bytes / 8 + (1u << 20);
@@ -241,6 +242,7 @@ PointResult Publisher::Impl::give_up(const PointDecision& decision, const std::s
 Status Publisher::Impl::use_layout_of(const TensorList& list) {
   if (same_tensors(*layout_, list)) return Status::ok();
   CapturePlan layout = make_layout(list, options_);
+  if (Status status = plan::check_boxes(layout.tensors); !status) return status;
   if (layout.share.payload_bytes > options_.slot_bytes) {
     return Status(Code::kExhausted,
                   "the policy has grown: this rank's share takes " +

@@ -14,6 +14,7 @@
 
 #include <weightcast/subscriber.hpp>
 
+#include "plan/image_plan.hpp"
 #include "plan/manifest.hpp"
 #include "transport/transport.hpp"
 
@@ -39,7 +40,7 @@ class HostBuffer {
 /// is being staged or was served before), and their buffers are used again.
 /// Thread safety: all calls from any thread. Outlives the subscriber as long as images do, and then
 /// removes the slots that a trainer, gone by now, left to them to hold.
-class ImageRoom {
+class ImageRoom : public std::enable_shared_from_this<ImageRoom> {
  public:
   static constexpr std::uint32_t kMaxImages = 2;
 
@@ -50,49 +51,83 @@ class ImageRoom {
 
   /// Takes a place. @return false where both are taken
   bool try_enter();
-  void leave(std::unique_ptr<HostBuffer> buffer);
-  /// A buffer of at least `bytes`, kept from a former image where one fits.
-  Result<std::unique_ptr<HostBuffer>> buffer(std::uint64_t bytes);
+  void leave();
   std::uint32_t images() const;
+
+  /// A buffer of at least `bytes`: a spare one where one fits. It becomes spare (again) when it is
+  /// let go. Spare ones that are too small are freed.
+  Result<std::shared_ptr<HostBuffer>> buffer(std::uint64_t bytes);
+  /// Makes sure that `count` buffers of `bytes` can be had, in use or spare.
+  /// @return kExhausted; what was allocated on the way is freed
+  Status reserve(std::size_t count, std::uint64_t bytes);
+  /// Frees buffers that nobody uses.
+  void drop_spare();
+  /// Bytes of all buffers, in use and spare.
+  std::uint64_t taken() const;
 
   /// Wakes whoever waits for room. Waits until woken or `until`.
   void notify();
   void wait(Deadline until);
 
  private:
+  std::shared_ptr<HostBuffer> lend(std::unique_ptr<HostBuffer> buffer);
+  void take_back(HostBuffer* buffer) noexcept;
+
   const std::string job_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::uint64_t changes_ = 0;
   std::uint32_t images_ = 0;
+  std::vector<std::size_t> lent_;  ///< sizes of those in use
   std::vector<std::unique_ptr<HostBuffer>> spare_;
 };
 
-/// The one kind of PolicyImage. Either it holds the segments that its tensors lie in, or a buffer.
+/// A share as it lies in an image, for those who read it from here.
+struct ImageShare {
+  std::string object;
+  std::uint64_t generation = 0;
+  std::span<std::byte> payload;
+};
+
+/// The one kind of PolicyImage. Either it holds the segments that its tensors lie in, or a buffer,
+/// which the images of an in-place activation share one after the other.
 class Image final : public PolicyImage {
  public:
   /// Precondition: room->try_enter() was true for this image.
-  Image(std::shared_ptr<ImageRoom> room, const Version& version, const plan::Manifest& manifest);
+  Image(std::shared_ptr<ImageRoom> room, const Version& version);
   ~Image() override;
 
   void hold_segment(std::shared_ptr<transport::Segment> segment);
-  void hold_buffer(std::unique_ptr<HostBuffer> buffer) { buffer_ = std::move(buffer); }
-  std::span<std::byte> buffer_bytes() noexcept { return buffer_->bytes(); }
 
-  /// Says where share number `share`'s payload lies. Call once for each share, in order.
-  void place_share(const plan::Share& share, std::byte* payload);
+  /// A view: says where each share's payload lies, in the manifest's order.
+  void show(const plan::Manifest& manifest, const std::vector<std::span<std::byte>>& payloads);
+  /// A copy in `buffer`, laid out by the plan.
+  void fill(const plan::ImagePlan& plan, std::shared_ptr<HostBuffer> buffer);
+  /// Shares that lie here as at their sources, so that others can read them from this image. Set
+  /// before the image is served.
+  void offer(std::vector<ImageShare> shares) { shares_ = std::move(shares); }
 
+  bool has_buffer() const noexcept { return buffer_ != nullptr; }
+  const std::vector<ImageShare>& shares() const noexcept { return shares_; }
   const Version& version() const noexcept override { return version_; }
   const std::vector<PlacedTensor>& tensors() const noexcept override { return tensors_; }
   const PlacedTensor* find(std::string_view name) const noexcept override;
 
  private:
+  void add_tensor(const TensorInfo& info, std::byte* data);
+
   std::shared_ptr<ImageRoom> room_;
   Version version_;
   std::vector<PlacedTensor> tensors_;
   std::unordered_map<std::string_view, std::size_t> by_name_;  ///< views into tensors_
   std::vector<std::shared_ptr<transport::Segment>> segments_;
-  std::unique_ptr<HostBuffer> buffer_;
+  std::shared_ptr<HostBuffer> buffer_;
+  std::vector<ImageShare> shares_;
 };
+
+/// Where the shares of a planned image lie in it as at their sources: of those whose entries are all
+/// whole, and as far apart as in the share. Pure, but for the spans into `image`.
+std::vector<ImageShare> shares_within(const plan::Manifest& manifest, const plan::ImagePlan& plan,
+                                      std::span<std::byte> image);
 
 }  // namespace weightcast::subscriber

@@ -1,6 +1,7 @@
 // Who holds which version, and since when.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <list>
 #include <memory>
@@ -29,6 +30,13 @@ class LeaseBook : public std::enable_shared_from_this<LeaseBook> {
   std::uint32_t count() const {
     const std::lock_guard lock(mutex_);
     return static_cast<std::uint32_t>(entries_.size());
+  }
+
+  /// Whether a lease that was given by then is still held.
+  bool held_since(Clock::time_point then) const {
+    const std::lock_guard lock(mutex_);
+    return std::any_of(entries_.begin(), entries_.end(),
+                       [&](const Entry& entry) { return entry.since <= then; });
   }
 
   /// Since when the longest-held lease on a version other than `serving` is held: these are the

@@ -5,93 +5,106 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
-#include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include <weightcast/subscriber.hpp>
 
 #include "base/log.hpp"
 #include "protocol/receiver.hpp"
+#include "subscriber/activation.hpp"
 #include "subscriber/image.hpp"
-#include "transport/transport.hpp"
+#include "subscriber/in_place.hpp"
+#include "subscriber/incoming.hpp"
+#include "subscriber/leases.hpp"
+#include "subscriber/sources.hpp"
+#include "subscriber/stager_host.hpp"
 
 namespace weightcast::subscriber {
 
-/// The end of an operation.
-struct StageEvent {
-  std::uint64_t op = 0;
-  bool switched = false;  ///< else staged (or not, as `status` says)
-  Status status;
-  std::chrono::nanoseconds took{0};
-};
-
-struct StagerOptions {
-  std::string job;
-  Activation activation = Activation::kView;
-  std::uint32_t copy_threads = 2;
-  bool verify_view = false;
-};
-
-/// Thread safety: perform and stop from the I/O thread; the callbacks come from the stager's own.
+/// Thread safety: start, perform, switch_overdue and the destructor from the I/O thread; the host is
+/// called from the stager's own.
 class Stager {
  public:
-  struct Callbacks {
-    std::function<void(StageEvent)> ended;
-    /// The image that leases get from now on; called after the applier's commit.
-    std::function<void(std::shared_ptr<Image>)> serve;
-  };
-
-  Stager(StagerOptions options, std::shared_ptr<Applier> applier, std::shared_ptr<ImageRoom> room,
-         std::shared_ptr<transport::Transport> transport, Callbacks callbacks);
+  /// @param options complete; of them those that say how versions are taken in
+  Stager(const SubscriberOptions& options, std::shared_ptr<Applier> applier,
+         std::shared_ptr<ImageRoom> room, std::shared_ptr<LeaseBook> leases,
+         TransportSet transports, StagerHost& host);
   ~Stager();  ///< cancels, joins
   Stager(const Stager&) = delete;
   Stager& operator=(const Stager&) = delete;
 
   void start();
   void perform(protocol::ReceiverAction action);
+  /// Whether leases keep a switch in place waiting for longer than lease_deadline.
+  bool switch_overdue() const noexcept { return in_place_.overdue(); }
+  /// Bytes that the present operation has placed.
+  std::uint64_t progress() const noexcept { return progress_; }
 
  private:
   void run();
   void act(protocol::ReceiverAction& action);
-  Status stage(const protocol::StartStage& what, std::shared_ptr<Image>& staged);
-  Status wait_for_applier(std::uint64_t op);
-  Status wait_for_room(std::uint64_t op);
-  Status fill_view(const protocol::StartStage& what, Image& image);
-  Status fill_copy(const protocol::StartStage& what, Image& image);
-  Result<std::shared_ptr<transport::Segment>> acquire(const Version& version,
-                                                      const plan::Share& share);
-  Result<transport::Lane*> lane_to(std::uint32_t rank);
+  void start_stage(protocol::StartStage& start);
   void switch_to_staged();
+  void report_failed_switch(std::uint64_t op, const Version& version, const Status& status);
   void forget_staged();
   void sweep_after_run_change();
+
+  Status stage(const std::string& relay, Incoming& incoming);
+  Status bring(Incoming& incoming);
+  Status wait_for_applier(std::uint64_t op);
+  Status wait_for_room(std::uint64_t op);
+  Status settle(const std::string& relay, Incoming& incoming);
+  Status plan_for(Incoming& incoming);
+  std::string why_no_view(const Incoming& incoming) const;
+  std::uint32_t network_lanes(const Incoming& incoming) const;
+  Status allocate(const ActivationChoice& choice, std::uint64_t image_bytes);
+  void fall_from(Activation activation, const Status& why);
+  void take(const ActivationChoice& choice, const Incoming& incoming);
+
+  Status open_shares(Incoming& incoming);
+  Status fill_view(Incoming& incoming);
+  Result<std::shared_ptr<HostBuffer>> buffer_for(const Incoming& incoming);
+  Status fill_copy(Incoming& incoming);
+  Status stage_copy(Incoming& incoming);
+  Status fetch(Incoming& incoming, std::span<std::byte> image);
   bool cancelled(std::uint64_t op) const noexcept { return stop_ || cancel_op_ >= op; }
 
-  const StagerOptions options_;
+  const SubscriberOptions options_;
   const std::shared_ptr<Applier> applier_;
+  const bool fixed_addresses_;
   const std::shared_ptr<ImageRoom> room_;
-  const std::shared_ptr<transport::Transport> transport_;
-  const Callbacks callbacks_;
+  StagerHost& host_;
 
   std::mutex mutex_;
   std::condition_variable work_;
   std::deque<protocol::ReceiverAction> queue_;
   std::atomic<std::uint64_t> cancel_op_{0};  ///< this operation and all before it are given up
   std::atomic<bool> stop_{false};
+  std::atomic<std::uint64_t> progress_{0};
 
   // The stager thread's own.
-  std::map<std::uint32_t, std::unique_ptr<transport::Lane>> lanes_;  ///< by the source's rank
-  std::uint64_t staged_op_ = 0;
-  std::shared_ptr<Image> staged_;
+  Sources sources_;
+  std::optional<Incoming> staged_;
   std::weak_ptr<Image> former_;  ///< of an earlier run; what it held is swept once it is gone
   Version serving_;
   std::weak_ptr<Image> serving_image_;
+  Version dirty_;  ///< what failed to come in place; there is nothing to serve until one as new has
   bool sweep_pending_ = false;
   base::RateLimit room_warning_{std::chrono::seconds(30)};
+
+  std::optional<Activation> activation_;  ///< in use, once the first version has come
+  std::uint64_t image_bytes_ = 0;         ///< that it was chosen for
+  bool joined_in_place_;                  ///< the coordinator knows that bytes come after the commit
+  Activation least_ = Activation::kView;  ///< freer ones found no memory
+  std::string why_least_;
+  std::uint64_t bucket_bytes_ = 0;        ///< of the incoming version's plan
+  double bytes_per_second_ = 0;           ///< of the last version that came over a network
+
+  InPlace in_place_;
   std::thread thread_;
 };
 

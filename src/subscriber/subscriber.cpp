@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <mutex>
 #include <thread>
 #include <utility>
 
 #include "base/config.hpp"
 #include "base/failpoint.hpp"
+#include "base/host.hpp"
 #include "base/log.hpp"
 #include "base/signal_mask.hpp"
 #include "protocol/receiver.hpp"
@@ -21,7 +21,9 @@
 #include "stream/waker.hpp"
 #include "subscriber/leases.hpp"
 #include "subscriber/options.hpp"
+#include "subscriber/serving.hpp"
 #include "subscriber/stager.hpp"
+#include "subscriber/stager_host.hpp"
 #include "transport/shm/shm_transport.hpp"
 
 namespace weightcast {
@@ -32,12 +34,16 @@ constexpr int kMaxMessagesATurn = 256;
 
 using subscriber::Image;
 using subscriber::StageEvent;
-using AfterApply = std::function<void(const Version&)>;
+using Kind = StageEvent::Kind;
 
 protocol::ReceiverConfig receiver_config(const SubscriberOptions& options) {
   protocol::ReceiverConfig config;
   config.name = options.name;
   config.policy = options.policy;
+  config.in_place = options.activation == Activation::kSerial;
+  config.over_network =
+      options.transport == TransportChoice::kTcp || !options.coordinator.empty();
+  config.clock = base::host_identity();
   config.heartbeat = options.heartbeat;
   config.member_timeout = options.member_timeout;
   const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
@@ -46,19 +52,52 @@ protocol::ReceiverConfig receiver_config(const SubscriberOptions& options) {
   return config;
 }
 
+subscriber::TransportSet transports() {
+  subscriber::TransportSet set;
+  set.host = base::host_identity();
+  set.shm = []() -> Result<std::shared_ptr<transport::Transport>> {
+    return std::shared_ptr<transport::Transport>(std::make_shared<transport::ShmTransport>());
+  };
+  return set;
+}
+
+/// What an event changes in what the user is told.
+void note(const StageEvent& event, SubscriberStatus& status) {
+  switch (event.kind) {
+    case Kind::kSwitched:
+      ++status.applied;
+      status.last_failure.clear();
+      break;
+    case Kind::kStaged:
+    case Kind::kSwitchFailed:
+    case Kind::kBecomeInPlace:
+      if (event.status) {
+        status.last_stage = event.took;
+      } else if (event.status.code() != Code::kCancelled) {
+        ++status.failed;
+        status.last_failure = event.status.to_string();
+      }
+      break;
+    case Kind::kDirty: status.dirty = true; break;
+    case Kind::kClean: status.dirty = false; break;
+    case Kind::kChosen:
+      status.activation = event.activation;
+      status.activation_reason = event.text;
+      break;
+    case Kind::kSources: status.transport = event.text; break;
+  }
+}
+
 }  // namespace
 
-class Subscriber::Impl {
+class Subscriber::Impl : public subscriber::StagerHost {
  public:
   Impl(SubscriberOptions options, std::string place, stream::Keys keys,
        std::shared_ptr<Applier> applier);
-  ~Impl();
+  ~Impl() override;
 
   void start();
-  Result<Lease> acquire(Deadline deadline);
-  Status wait_for(std::uint64_t number, Deadline deadline);
-  std::shared_ptr<void> after_apply(AfterApply callback);
-  SubscriberStatus status() const;
+  subscriber::Serving& serving() noexcept { return serving_; }
   const SubscriberOptions& options() const noexcept { return options_; }
 
  private:
@@ -66,12 +105,18 @@ class Subscriber::Impl {
   void turn();
   void pump();
   void take_events();
+  void obey(const StageEvent& event);
   void flush_machine();
   void seek();
   void publish_state();
-  void serve(std::shared_ptr<Image> image);
-  Status may_serve() const;
-  std::string what_is_missing() const;
+
+  void happened(StageEvent event) override;
+  void serve(std::shared_ptr<Image> image) override { serving_.serve(std::move(image)); }
+  void pause(std::string why) override { serving_.pause(std::move(why)); }
+  void resume(std::shared_ptr<Image> image) override { serving_.resume(std::move(image)); }
+  std::shared_ptr<Image> withdraw(std::string why) override {
+    return serving_.withdraw(std::move(why));
+  }
 
   const SubscriberOptions options_;
   const std::string place_;
@@ -79,16 +124,12 @@ class Subscriber::Impl {
       std::make_shared<subscriber::ImageRoom>(options_.job);
   const std::shared_ptr<subscriber::LeaseBook> leases_ =
       std::make_shared<subscriber::LeaseBook>(room_);
+  subscriber::Serving serving_{options_, place_, leases_};
   stream::Waker waker_;
   std::atomic<bool> stop_{false};
 
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  std::shared_ptr<Image> current_;
-  SubscriberStatus status_;
-  std::optional<protocol::Refused> refused_;
+  std::mutex mutex_;
   std::vector<StageEvent> events_;
-  std::vector<std::weak_ptr<AfterApply>> callbacks_;
 
   // The I/O thread's own.
   protocol::Receiver receiver_;
@@ -103,29 +144,14 @@ Subscriber::Impl::Impl(SubscriberOptions options, std::string place, stream::Key
       place_(std::move(place)),
       receiver_(receiver_config(options_), Clock::now()),
       link_({place_, options_.coordinator, std::move(keys)}) {
-  const bool flip = options_.activation == Activation::kFlip;
-  status_.activation = flip ? Activation::kFlip : Activation::kView;
-  status_.activation_reason =
-      options_.activation == Activation::kAuto
-          ? "auto: the trainer is on this host, so its sealed slots can be served in place"
-          : "chosen by the configuration";
-  subscriber::StagerOptions stager_options;
-  stager_options.job = options_.job;
-  stager_options.activation = status_.activation;
-  stager_options.copy_threads = options_.copy_threads;
-  stager_options.verify_view = options_.verify_view;
-  subscriber::Stager::Callbacks callbacks;
-  callbacks.ended = [this](StageEvent event) {
-    {
-      const std::lock_guard lock(mutex_);
-      events_.push_back(std::move(event));
-    }
-    waker_.wake();
-  };
-  callbacks.serve = [this](std::shared_ptr<Image> image) { serve(std::move(image)); };
-  stager_ = std::make_unique<subscriber::Stager>(stager_options, std::move(applier), room_,
-                                                 std::make_shared<transport::ShmTransport>(),
-                                                 std::move(callbacks));
+  serving_.update([&](SubscriberStatus& status) {
+    const bool chosen = options_.activation != Activation::kAuto;
+    status.activation = chosen ? options_.activation : Activation::kView;
+    status.activation_reason =
+        chosen ? "chosen by the configuration" : "auto: chosen when the first version comes";
+  });
+  stager_ = std::make_unique<subscriber::Stager>(options_, std::move(applier), room_, leases_,
+                                                 transports(), *this);
 }
 
 void Subscriber::Impl::start() {
@@ -137,7 +163,7 @@ void Subscriber::Impl::start() {
 Subscriber::Impl::~Impl() {
   stop_ = true;
   waker_.wake();
-  changed_.notify_all();
+  serving_.stop();
   if (thread_.joinable()) thread_.join();
   stager_.reset();
 }
@@ -168,7 +194,9 @@ void Subscriber::Impl::turn() {
   take_events();
   const auto now = Clock::now();
   const auto oldest = leases_->oldest_but(receiver_.serving());
-  receiver_.set_lagging(now, oldest && now - *oldest > options_.lease_deadline);
+  receiver_.set_lagging(now, stager_->switch_overdue() ||
+                                 (oldest && now - *oldest > options_.lease_deadline));
+  receiver_.set_progress(stager_->progress());
   receiver_.tick(now);
   flush_machine();
   publish_state();
@@ -183,29 +211,41 @@ void Subscriber::Impl::pump() {
   }
 }
 
+void Subscriber::Impl::happened(StageEvent event) {
+  {
+    const std::lock_guard lock(mutex_);
+    events_.push_back(std::move(event));
+  }
+  waker_.wake();
+}
+
 void Subscriber::Impl::take_events() {
   std::vector<StageEvent> events;
   {
     const std::lock_guard lock(mutex_);
     events.swap(events_);
-    for (const StageEvent& event : events) {
-      if (event.switched) {
-        ++status_.applied;
-        status_.last_failure.clear();
-      } else if (event.status) {
-        status_.last_stage = event.took;
-      } else if (event.status.code() != Code::kCancelled) {
-        ++status_.failed;
-        status_.last_failure = event.status.to_string();
-      }
-    }
   }
-  for (const StageEvent& event : events) {
-    if (event.switched) {
-      receiver_.switched(Clock::now(), event.op);
-    } else {
-      receiver_.stage_done(Clock::now(), event.op, event.status);
-    }
+  if (events.empty()) return;
+  serving_.update([&](SubscriberStatus& status) {
+    for (const StageEvent& event : events) note(event, status);
+  });
+  for (const StageEvent& event : events) obey(event);
+}
+
+void Subscriber::Impl::obey(const StageEvent& event) {
+  const auto now = Clock::now();
+  switch (event.kind) {
+    case Kind::kStaged: receiver_.stage_done(now, event.op, event.status); break;
+    case Kind::kSwitched: receiver_.switched(now, event.op); break;
+    case Kind::kSwitchFailed: receiver_.switch_failed(now, event.op, event.status); break;
+    case Kind::kDirty: receiver_.set_dirty(now, true); break;
+    case Kind::kClean: receiver_.set_dirty(now, false); break;
+    case Kind::kBecomeInPlace:
+      receiver_.become_in_place(now);
+      receiver_.stage_done(now, event.op, event.status);
+      break;
+    case Kind::kChosen:
+    case Kind::kSources: break;
   }
 }
 
@@ -221,120 +261,20 @@ void Subscriber::Impl::flush_machine() {
 }
 
 void Subscriber::Impl::publish_state() {
-  {
-    const std::lock_guard lock(mutex_);
-    status_.run = receiver_.run();
-    status_.published = receiver_.published();
-    status_.attached = receiver_.attached();
-    status_.rejoined = receiver_.rejoined();
-    status_.lagging = receiver_.lagging();
-    refused_ = receiver_.refused();
-  }
-  changed_.notify_all();
+  serving_.set_refused(receiver_.refused());
+  serving_.update([&](SubscriberStatus& status) {
+    status.run = receiver_.run();
+    status.published = receiver_.published();
+    status.attached = receiver_.attached();
+    status.rejoined = receiver_.rejoined();
+    status.lagging = receiver_.lagging();
+    status.dropped_messages = link_.malformed();
+  });
 }
 
 void Subscriber::Impl::seek() {
   if (receiver_.attached()) return;
   link_.seek(Clock::now(), [this] { return receiver_.take_reconnect(); });
-}
-
-void Subscriber::Impl::serve(std::shared_ptr<Image> image) {
-  std::vector<std::shared_ptr<AfterApply>> callbacks;
-  {
-    const std::lock_guard lock(mutex_);
-    std::erase_if(callbacks_, [](const auto& callback) { return callback.expired(); });
-    for (const auto& callback : callbacks_) callbacks.push_back(callback.lock());
-  }
-  for (const auto& callback : callbacks) {
-    try {
-      if (callback) (*callback)(image->version());
-    } catch (...) {
-      base::log(LogLevel::kWarn, "event=after_apply_threw what=\"callbacks must not throw\"");
-    }
-  }
-  std::shared_ptr<Image> former;  // let go without the lock
-  {
-    const std::lock_guard lock(mutex_);
-    status_.serving = image->version();
-    former = std::exchange(current_, std::move(image));
-  }
-  changed_.notify_all();
-}
-
-Status Subscriber::Impl::may_serve() const {
-  if (!current_) return Status(Code::kDeadline, what_is_missing());
-  if (!options_.serve_detached && !status_.attached) {
-    return Status(Code::kStale, "the trainer is not heard and serve_detached is off");
-  }
-  const Version& serving = status_.serving;
-  const Version& published = status_.published;
-  const std::uint64_t ahead = published.run != serving.run
-                                  ? published.number
-                                  : published.number - std::min(serving.number, published.number);
-  if (options_.max_staleness != 0 && published > serving && ahead > options_.max_staleness) {
-    return Status(Code::kStale, "version " + std::to_string(serving.number) + " is served, " +
-                                    std::to_string(published.number) +
-                                    " is published: further apart than max_staleness = " +
-                                    std::to_string(options_.max_staleness));
-  }
-  return Status::ok();
-}
-
-std::string Subscriber::Impl::what_is_missing() const {
-  const std::string who = "policy " + options_.policy + " of job " + options_.job;
-  if (!status_.last_failure.empty()) {
-    return "no version of " + who + " could be taken in; the last one failed: " + status_.last_failure;
-  }
-  if (refused_) return "the trainer of " + who + " refuses this worker: " + refused_->message;
-  if (!status_.attached) {
-    return "no trainer of " + who + " is heard; is it running, with the same job, policy and " +
-           (options_.coordinator.empty()
-                ? "directory (" + place_ + ")?"
-                : "keys, and does it listen at " + options_.coordinator + " (option `listen`)?");
-  }
-  return "the trainer of " + who + " has published no version yet";
-}
-
-Result<Lease> Subscriber::Impl::acquire(Deadline deadline) {
-  std::unique_lock lock(mutex_);
-  Status status;
-  changed_.wait_until(lock, deadline, [&] {
-    status = may_serve();
-    return status.is_ok() || stop_;
-  });
-  if (!status) return status;
-  Lease lease;
-  lease.image_ = current_;
-  lease.ticket_ = leases_->open(current_->version(), Clock::now());
-  return lease;
-}
-
-Status Subscriber::Impl::wait_for(std::uint64_t number, Deadline deadline) {
-  std::unique_lock lock(mutex_);
-  const bool there = changed_.wait_until(lock, deadline, [&] {
-    return current_ && status_.serving.number >= number && status_.serving.run == status_.run;
-  });
-  if (there) return Status::ok();
-  if (!current_) return Status(Code::kDeadline, what_is_missing());
-  return Status(Code::kDeadline,
-                "version " + std::to_string(number) + " did not come; version " +
-                    std::to_string(status_.serving.number) + " is served" +
-                    (status_.last_failure.empty() ? "" : "; last failure: " + status_.last_failure));
-}
-
-std::shared_ptr<void> Subscriber::Impl::after_apply(AfterApply callback) {
-  auto token = std::make_shared<AfterApply>(std::move(callback));
-  const std::lock_guard lock(mutex_);
-  callbacks_.push_back(token);
-  return token;
-}
-
-SubscriberStatus Subscriber::Impl::status() const {
-  const std::lock_guard lock(mutex_);
-  SubscriberStatus status = status_;
-  status.leases = leases_->count();
-  status.dropped_messages += link_.malformed();
-  return status;
 }
 
 // ---- the public face ------------------------------------------------------------------------
@@ -379,14 +319,21 @@ Result<Subscriber> Subscriber::open(SubscriberOptions options, std::shared_ptr<A
   }
 }
 
-Result<Lease> Subscriber::acquire(Deadline deadline) { return impl_->acquire(deadline); }
+Result<Lease> Subscriber::acquire(Deadline deadline) {
+  auto hold = impl_->serving().acquire(deadline);
+  if (!hold) return hold.status();
+  Lease lease;
+  lease.image_ = std::move(hold->image);
+  lease.ticket_ = std::move(hold->ticket);
+  return lease;
+}
 Status Subscriber::wait_for(std::uint64_t number, Deadline deadline) {
-  return impl_->wait_for(number, deadline);
+  return impl_->serving().wait_for(number, deadline);
 }
 std::shared_ptr<void> Subscriber::after_apply(std::function<void(const Version&)> callback) {
-  return impl_->after_apply(std::move(callback));
+  return impl_->serving().after_apply(std::move(callback));
 }
-SubscriberStatus Subscriber::status() const { return impl_->status(); }
+SubscriberStatus Subscriber::status() const { return impl_->serving().status(); }
 const SubscriberOptions& Subscriber::options() const noexcept { return impl_->options(); }
 
 }  // namespace weightcast

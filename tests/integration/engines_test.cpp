@@ -230,9 +230,15 @@ TEST_P(LongLease, MakesItsEngineLagAndCatchUpAlone) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Activations, LongLease,
-                         ::testing::Values(Activation::kView, Activation::kFlip),
+                         ::testing::Values(Activation::kView, Activation::kFlip, Activation::kStaged,
+                                           Activation::kSerial),
                          [](const auto& given) {
-                           return given.param == Activation::kView ? "View" : "Flip";
+                           switch (given.param) {
+                             case Activation::kView: return "View";
+                             case Activation::kFlip: return "Flip";
+                             case Activation::kStaged: return "Staged";
+                             default: return "Serial";
+                           }
                          });
 
 TEST_F(Engines, AfterApplyRunsBeforeLeasesGetTheVersionAndEndsWithItsToken) {

@@ -296,6 +296,51 @@ TEST_F(ReplicaPoolTest, TakesManyVersionsInTurn) {
   }
 }
 
+// As with the activations in place: one memory, of which a former image is let go before the next.
+TEST_F(ReplicaPoolTest, SuspendLetsGoOfTheServedImageAndTheNextIsPlacedWithoutALease) {
+  const Net next;
+  auto first = image_of(*trainer, 1);
+  apply(first);
+  ASSERT_TRUE(pool.can_begin()) << "though one of two serves";
+  const auto second = image_of(*next, 2);
+  ASSERT_TRUE(begin(second));
+  const auto leased = pool.lease(*first);
+  ASSERT_TRUE(leased.has_value());
+  pool.release(*leased);
+
+  pool.suspend(first->version());
+
+  EXPECT_FALSE(pool.lease(*first).has_value());
+  const std::weak_ptr<HeapImage> watched = first;
+  first->attachment.reset();
+  first.reset();
+  EXPECT_TRUE(watched.expired()) << "something still shows its bytes";
+  ASSERT_TRUE(pool.place(second));
+  pool.commit(second->version());
+  const auto index = pool.lease(*second);
+  ASSERT_TRUE(index.has_value());
+  expect_equal(*nets[*index], *next);
+  pool.release(*index);
+}
+
+TEST_F(ReplicaPoolTest, ASuspendedImageCanBePutBack) {
+  const auto image = image_of(*trainer, 1);
+  apply(image);
+  ASSERT_TRUE(begin(image_of(*trainer, 2)));
+  pool.suspend(image->version());
+  pool.rollback({image->version().run, 2});
+
+  ASSERT_TRUE(begin(image));
+  ASSERT_TRUE(pool.place(image));
+  pool.commit(image->version());
+
+  const auto index = pool.lease(*image);
+  ASSERT_TRUE(index.has_value());
+  expect_equal(*nets[*index], *trainer);
+  pool.release(*index);
+  EXPECT_TRUE(pool.can_begin());
+}
+
 // Workers lease while versions come in as fast as replicas get free: whatever is leased is one version.
 TEST(ReplicaPool, NeverLeasesAMixWhileVersionsRace) {
   constexpr std::uint64_t kVersions = 150;

@@ -68,9 +68,9 @@ TEST(Capture, EveryRankDigestsTheParametersOfTheWholePolicy) {
   for (std::uint32_t i = 0; i < policy.published().size(); ++i) {
     if (!policy.published()[i].buffer) whole += policy.digest(i);
   }
-  const auto layouts = plan::split_shares(policy.published(), 3);
   CapturePool pool(small_chunks());
-  for (const auto& layout : layouts) {
+  for (std::uint32_t rank = 0; rank < 3; ++rank) {
+    const auto layout = plan::own_share(policy.published(), rank, 3);
     Slot slot(layout.payload_bytes);
     Outcome outcome;
     CaptureRequest request = request_for(policy, layout, slot);
@@ -81,6 +81,35 @@ TEST(Capture, EveryRankDigestsTheParametersOfTheWholePolicy) {
     const CaptureResult result = outcome.get();
     expect_sealed(policy, layout, slot, result);
     EXPECT_EQ(result.policy_digest, whole);
+    ASSERT_TRUE(pool.wait(soon()));
+  }
+}
+
+TEST(Capture, BoxesAreCapturedByWhoHasThemAndComparedWithNobody) {
+  Policy policy = mixed_policy(12);
+  policy.shard_all_but_two();  // "scalar" stays whole: it has no dimension to shard
+  base::Digest whole;
+  for (std::uint32_t i = 0; i < policy.published().size(); ++i) {
+    if (!policy.published()[i].is_box()) whole += policy.digest(i);
+  }
+  CapturePool pool(small_chunks());
+  for (std::uint32_t rank = 0; rank < 2; ++rank) {
+    const auto layout = plan::own_share(policy.published(), rank, 2);
+    Slot slot(layout.payload_bytes);
+    Outcome outcome;
+    CaptureRequest request = request_for(policy, layout, slot);
+    request.whole_policy_digest = true;
+
+    ASSERT_TRUE(pool.start(std::move(request), outcome.callback()).is_ok());
+
+    const CaptureResult result = outcome.get();
+    expect_sealed(policy, layout, slot, result);
+    EXPECT_EQ(result.policy_digest, whole);
+    std::size_t boxes = 0;
+    for (const auto& item : layout.items) {
+      boxes += policy.published()[item.tensor].is_box() ? 1 : 0;
+    }
+    EXPECT_EQ(boxes, policy.published().size() - 3);
     ASSERT_TRUE(pool.wait(soon()));
   }
 }
@@ -135,12 +164,12 @@ TEST(Capture, AllInlineIsDoneBeforeStartReturns) {
 TEST(Capture, AnEmptyShareIsDoneAtOnce) {
   Policy policy(5);
   policy.add("bias", DType::kF32, {64});
-  const auto layouts = plan::split_shares(policy.published(), 2);
+  const auto layout = plan::own_share(policy.published(), 1, 2);
   Slot slot(0);
   CapturePool pool(CaptureOptions{});
   Outcome outcome;
 
-  ASSERT_TRUE(pool.start(request_for(policy, layouts[1], slot), outcome.callback()).is_ok());
+  ASSERT_TRUE(pool.start(request_for(policy, layout, slot), outcome.callback()).is_ok());
 
   EXPECT_TRUE(outcome.get().status.is_ok());
   EXPECT_TRUE(outcome.get().digests.empty());

@@ -5,6 +5,7 @@
 #include <random>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "protocol/message.hpp"
 
@@ -73,12 +74,46 @@ class RandomMessage {
         entry.info.shape.push_back(static_cast<std::int64_t>(below(70)));
       }
       entry.info.buffer = flip();
-      entry.digest = digest();
-      entry.offset = (out.payload_bytes + plan::kAlignment - 1) / plan::kAlignment * plan::kAlignment;
-      out.payload_bytes = entry.offset + entry.info.bytes();
-      out.entries.push_back(std::move(entry));
+      add(out, std::move(entry));
     }
     return out;
+  }
+
+  void add(plan::Share& share, plan::ShareEntry entry) {
+    entry.digest = digest();
+    entry.offset = (share.payload_bytes + plan::kAlignment - 1) / plan::kAlignment * plan::kAlignment;
+    share.payload_bytes = entry.offset + entry.info.bytes();
+    share.entries.push_back(std::move(entry));
+  }
+
+  /// Adds a tensor that is cut along one of its dimensions, a part of it to each share; some parts
+  /// are empty, and in some tensors all shares have all of it.
+  void add_sharded(std::vector<plan::Share>& shares, std::size_t number) {
+    TensorInfo whole;
+    whole.name = "sharded." + std::to_string(number);
+    whole.dtype = static_cast<DType>(1 + below(10));
+    whole.buffer = flip();
+    if (flip()) whole.aliases = {whole.name + ".alias"};
+    for (std::uint64_t d = 1 + below(4); d > 0; --d) {
+      whole.global_shape.push_back(static_cast<std::int64_t>(below(40)));
+    }
+    whole.shape = whole.global_shape;
+    whole.origin.assign(whole.shape.size(), 0);
+    const std::size_t d = below(whole.shape.size());
+    const bool replicated = below(4) == 0;
+    std::int64_t begin = 0;
+    for (plan::Share& share : shares) {
+      TensorInfo box = whole;
+      if (!replicated) {
+        const std::int64_t left = whole.shape[d] - begin;
+        box.origin[d] = begin;
+        box.shape[d] = &share == &shares.back()
+                           ? left
+                           : static_cast<std::int64_t>(below(static_cast<std::uint64_t>(left) + 1));
+        begin += box.shape[d];
+      }
+      add(share, {.info = std::move(box), .offset = 0, .digest = {}});
+    }
   }
 
   Body body(std::size_t index, Role& role) {
@@ -102,6 +137,9 @@ class RandomMessage {
         Sealed out{.grant_ordinal = u64(), .point = u64(), .layout_fingerprint = u64(),
                    .share = share(u32()), .has_policy_digest = flip(), .policy_digest = {},
                    .captured_at_ns = i64()};
+        std::vector<plan::Share> parts(3);
+        for (std::uint64_t i = below(4); i > 0; --i) add_sharded(parts, i);
+        for (plan::ShareEntry& entry : parts[below(3)].entries) add(out.share, std::move(entry));
         if (out.has_policy_digest) out.policy_digest = digest();
         return out;
       }
@@ -132,6 +170,7 @@ class RandomMessage {
                     .relay_name = flip() ? name() : "", .relay = from("tcp:/.0", 0, 300)};
         const auto ranks = static_cast<std::uint32_t>(1 + below(4));
         for (std::uint32_t r = 0; r < ranks; ++r) out.manifest.shares.push_back(share(r));
+        for (std::uint64_t i = below(4); i > 0; --i) add_sharded(out.manifest.shares, i);
         return out;
       }
       case 10:

@@ -73,6 +73,31 @@ TEST_F(ReceiverTest, RepeatsItsHelloUntilItIsWelcome) {
   EXPECT_EQ(all_of<ReceiverState>(receiver_.take_outbox()).size(), 1u);
 }
 
+TEST_F(ReceiverTest, BecomingInPlaceJoinsAgainAndGivesUpWhatItStages) {
+  hear(Welcome{});
+  prepare(1, 5);
+  const auto start = only_action<StartStage>();
+  ASSERT_TRUE(start);
+  receiver_.take_outbox();
+  const auto before = receiver_.incarnation();
+
+  receiver_.become_in_place(now_);
+  receiver_.stage_done(now_, start->op, Status(Code::kCancelled, "joining again"));
+
+  EXPECT_TRUE(only_action<CancelStage>());
+  EXPECT_EQ(receiver_.incarnation(), before + 1);
+  EXPECT_FALSE(receiver_.attached());
+  const auto hellos = all_of<Hello>(receiver_.take_outbox());
+  ASSERT_EQ(hellos.size(), 1u);
+  EXPECT_TRUE(hellos[0].in_place);
+
+  receiver_.become_in_place(now_);
+  EXPECT_EQ(receiver_.incarnation(), before + 1) << "once is enough";
+  hear(Welcome{});
+  prepare(1, 5);
+  EXPECT_TRUE(only_action<StartStage>()) << "the next attempt starts at once";
+}
+
 TEST_F(ReceiverTest, SaysStagedOnlyWhenItIsAndServesOnlyWhenTold) {
   hear(Welcome{});
   prepare(1, 5);

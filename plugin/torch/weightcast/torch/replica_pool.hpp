@@ -111,6 +111,16 @@ class ReplicaPool final : public Applier {
     switched_ = false;
   }
 
+  /// In place: lets go of what serves, so that its memory may be written to. No replica is leased
+  /// then, because leases of the image are over; acquire() waits for the next commit.
+  void suspend(const Version&) noexcept override {
+    Retired retired;
+    const std::lock_guard lock(mutex_);
+    if (!serving_) return;
+    retire(slots_[*serving_], retired);
+    serving_.reset();
+  }
+
   void rollback(const Version&) noexcept override {
     Retired retired;
     const std::lock_guard lock(mutex_);

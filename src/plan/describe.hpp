@@ -1,6 +1,8 @@
-// A name from elsewhere, for a log line.
+// Names and numbers from elsewhere, for a log line.
 #pragma once
 
+#include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -13,6 +15,16 @@ inline std::string quoted(std::string_view name) {
   for (char c : name.substr(0, kShown)) text += (c >= ' ' && c <= '~') ? c : '?';
   text += name.size() > kShown ? "...'" : "'";
   return text;
+}
+
+/// "[4, 6]"
+inline std::string listed(std::span<const std::int64_t> numbers) {
+  std::string text = "[";
+  for (const std::int64_t number : numbers) {
+    if (text.size() > 1) text += ", ";
+    text += std::to_string(number);
+  }
+  return text + "]";
 }
 
 }  // namespace weightcast::plan

@@ -1,0 +1,81 @@
+// Where each share of a version is read from, and over what.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <weightcast/types.hpp>
+
+#include "plan/manifest.hpp"
+#include "transport/transport.hpp"
+
+namespace weightcast::subscriber {
+
+/// The transports that this process may use. Each is opened when a share first needs it.
+struct TransportSet {
+  using Open = std::function<Result<std::shared_ptr<transport::Transport>>()>;
+  std::string host;  ///< identity of this host, as in plan::Share::host
+  Open shm;
+  Open tcp;  ///< empty: this engine was given none
+};
+
+/// One share's way here.
+struct ShareSource {
+  TransportChoice transport = TransportChoice::kShm;  ///< never kAuto
+  transport::SegmentAddress address;
+};
+
+/// Pure. Shared memory where the share lies on this host (or says no host), unless another transport
+/// is wanted; else its endpoint. With a relay, all shares come from that engine's endpoint.
+/// @param relay endpoint of an engine that serves the version; empty: from the sources
+/// @return kUnavailable that says why neither way is there
+Result<ShareSource> choose_source(const plan::Share& share, const Version& version,
+                                  const std::string& relay, TransportChoice wanted,
+                                  const std::string& host);
+
+/// A share that can be read: its bytes are held still while the segment lives.
+struct OpenShare {
+  transport::Lane* lane = nullptr;  ///< good until the next Sources::choose or drop_lanes
+  std::shared_ptr<transport::Segment> segment;
+  bool awaits_peer = false;  ///< see stream::SegmentTransfer
+};
+
+/// Thread safety: one thread; the lanes' own.
+class Sources {
+ public:
+  Sources(TransportSet transports, TransportChoice wanted, transport::LaneOptions lane_options);
+
+  /// One source a share, and forgets lanes to those that are none any more.
+  Result<std::vector<ShareSource>> choose(const Version& version, const plan::Manifest& manifest,
+                                          const std::string& relay);
+
+  /// Takes hold of a share. @return as Lane::acquire and Transport::open_lane
+  Result<OpenShare> open(std::uint32_t rank, const ShareSource& source);
+
+  /// After a transfer was given up: lanes to peers may have been aborted, and are made anew.
+  void drop_peer_lanes();
+
+  std::uint32_t credit() const noexcept { return lane_options_.max_in_flight; }
+
+ private:
+  struct OwnLane {
+    std::unique_ptr<transport::Lane> lane;
+    bool awaits_peer = false;
+  };
+  Result<transport::Transport*> transport_of(TransportChoice choice);
+
+  const TransportSet transports_;
+  const TransportChoice wanted_;
+  const transport::LaneOptions lane_options_;
+  std::map<TransportChoice, std::shared_ptr<transport::Transport>> opened_;
+  std::map<std::string, OwnLane> lanes_;  ///< by transport and peer
+};
+
+/// "shm", "tcp", "tcp from <relay>", or "shm and tcp", for status.
+std::string describe_sources(const std::vector<ShareSource>& sources, const std::string& relay);
+
+}  // namespace weightcast::subscriber
