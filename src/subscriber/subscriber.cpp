@@ -20,11 +20,11 @@
 #include "stream/wait.hpp"
 #include "stream/waker.hpp"
 #include "subscriber/leases.hpp"
+#include "subscriber/network.hpp"
 #include "subscriber/options.hpp"
 #include "subscriber/serving.hpp"
 #include "subscriber/stager.hpp"
 #include "subscriber/stager_host.hpp"
-#include "transport/shm/shm_transport.hpp"
 
 namespace weightcast {
 namespace {
@@ -36,13 +36,14 @@ using subscriber::Image;
 using subscriber::StageEvent;
 using Kind = StageEvent::Kind;
 
-protocol::ReceiverConfig receiver_config(const SubscriberOptions& options) {
+protocol::ReceiverConfig receiver_config(const SubscriberOptions& options,
+                                         const std::string& relay_endpoint) {
   protocol::ReceiverConfig config;
   config.name = options.name;
   config.policy = options.policy;
   config.in_place = options.activation == Activation::kSerial;
-  config.over_network =
-      options.transport == TransportChoice::kTcp || !options.coordinator.empty();
+  config.over_network = subscriber::is_over_network(options);
+  config.relay_endpoint = relay_endpoint;
   config.clock = base::host_identity();
   config.heartbeat = options.heartbeat;
   config.member_timeout = options.member_timeout;
@@ -50,15 +51,6 @@ protocol::ReceiverConfig receiver_config(const SubscriberOptions& options) {
   config.incarnation = static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::microseconds>(since_epoch).count());
   return config;
-}
-
-subscriber::TransportSet transports() {
-  subscriber::TransportSet set;
-  set.host = base::host_identity();
-  set.shm = []() -> Result<std::shared_ptr<transport::Transport>> {
-    return std::shared_ptr<transport::Transport>(std::make_shared<transport::ShmTransport>());
-  };
-  return set;
 }
 
 /// What an event changes in what the user is told.
@@ -96,7 +88,7 @@ class Subscriber::Impl : public subscriber::StagerHost {
        std::shared_ptr<Applier> applier);
   ~Impl() override;
 
-  void start();
+  Status start();
   subscriber::Serving& serving() noexcept { return serving_; }
   const SubscriberOptions& options() const noexcept { return options_; }
 
@@ -125,6 +117,7 @@ class Subscriber::Impl : public subscriber::StagerHost {
   const std::shared_ptr<subscriber::LeaseBook> leases_ =
       std::make_shared<subscriber::LeaseBook>(room_);
   subscriber::Serving serving_{options_, place_, leases_};
+  subscriber::Network network_{options_, place_};
   stream::Waker waker_;
   std::atomic<bool> stop_{false};
 
@@ -132,7 +125,7 @@ class Subscriber::Impl : public subscriber::StagerHost {
   std::vector<StageEvent> events_;
 
   // The I/O thread's own.
-  protocol::Receiver receiver_;
+  std::optional<protocol::Receiver> receiver_;  ///< from start() on: it says where this engine serves
   stream::CoordinatorLink link_;
   std::unique_ptr<subscriber::Stager> stager_;
   std::thread thread_;
@@ -142,7 +135,6 @@ Subscriber::Impl::Impl(SubscriberOptions options, std::string place, stream::Key
                        std::shared_ptr<Applier> applier)
     : options_(std::move(options)),
       place_(std::move(place)),
-      receiver_(receiver_config(options_), Clock::now()),
       link_({place_, options_.coordinator, std::move(keys)}) {
   serving_.update([&](SubscriberStatus& status) {
     const bool chosen = options_.activation != Activation::kAuto;
@@ -151,13 +143,16 @@ Subscriber::Impl::Impl(SubscriberOptions options, std::string place, stream::Key
         chosen ? "chosen by the configuration" : "auto: chosen when the first version comes";
   });
   stager_ = std::make_unique<subscriber::Stager>(options_, std::move(applier), room_, leases_,
-                                                 transports(), *this);
+                                                 network_.transports(), *this);
 }
 
-void Subscriber::Impl::start() {
+Status Subscriber::Impl::start() {
+  if (Status status = network_.serve(serving_.store()); !status) return status;
+  receiver_.emplace(receiver_config(options_, network_.relay_endpoint()), Clock::now());
   stager_->start();
   const base::ScopedSignalMask mask;
   thread_ = std::thread([this] { run(); });
+  return Status::ok();
 }
 
 Subscriber::Impl::~Impl() {
@@ -178,14 +173,14 @@ void Subscriber::Impl::run() {
       return;
     }
   }
-  receiver_.leave(Clock::now());
+  receiver_->leave(Clock::now());
   flush_machine();
   link_.close(kFarewell);
 }
 
 void Subscriber::Impl::turn() {
   const auto before = Clock::now();
-  const auto wait = std::chrono::ceil<std::chrono::milliseconds>(receiver_.next_wakeup() - before);
+  const auto wait = std::chrono::ceil<std::chrono::milliseconds>(receiver_->next_wakeup() - before);
   stream::wait_for_work(
       waker_, {link_.handle()},
       std::clamp(wait, std::chrono::milliseconds(0), std::chrono::milliseconds(1000)));
@@ -193,11 +188,11 @@ void Subscriber::Impl::turn() {
   pump();
   take_events();
   const auto now = Clock::now();
-  const auto oldest = leases_->oldest_but(receiver_.serving());
-  receiver_.set_lagging(now, stager_->switch_overdue() ||
+  const auto oldest = leases_->oldest_but(receiver_->serving());
+  receiver_->set_lagging(now, stager_->switch_overdue() ||
                                  (oldest && now - *oldest > options_.lease_deadline));
-  receiver_.set_progress(stager_->progress());
-  receiver_.tick(now);
+  receiver_->set_progress(stager_->progress());
+  receiver_->tick(now);
   flush_machine();
   publish_state();
   seek();
@@ -207,7 +202,7 @@ void Subscriber::Impl::pump() {
   for (int i = 0; i < kMaxMessagesATurn; ++i) {
     const auto message = link_.receive();
     if (!message) return;
-    receiver_.receive(Clock::now(), *message);
+    receiver_->receive(Clock::now(), *message);
   }
 }
 
@@ -235,14 +230,14 @@ void Subscriber::Impl::take_events() {
 void Subscriber::Impl::obey(const StageEvent& event) {
   const auto now = Clock::now();
   switch (event.kind) {
-    case Kind::kStaged: receiver_.stage_done(now, event.op, event.status); break;
-    case Kind::kSwitched: receiver_.switched(now, event.op); break;
-    case Kind::kSwitchFailed: receiver_.switch_failed(now, event.op, event.status); break;
-    case Kind::kDirty: receiver_.set_dirty(now, true); break;
-    case Kind::kClean: receiver_.set_dirty(now, false); break;
+    case Kind::kStaged: receiver_->stage_done(now, event.op, event.status); break;
+    case Kind::kSwitched: receiver_->switched(now, event.op); break;
+    case Kind::kSwitchFailed: receiver_->switch_failed(now, event.op, event.status); break;
+    case Kind::kDirty: receiver_->set_dirty(now, true); break;
+    case Kind::kClean: receiver_->set_dirty(now, false); break;
     case Kind::kBecomeInPlace:
-      receiver_.become_in_place(now);
-      receiver_.stage_done(now, event.op, event.status);
+      receiver_->become_in_place(now);
+      receiver_->stage_done(now, event.op, event.status);
       break;
     case Kind::kChosen:
     case Kind::kSources: break;
@@ -250,8 +245,8 @@ void Subscriber::Impl::obey(const StageEvent& event) {
 }
 
 void Subscriber::Impl::flush_machine() {
-  for (auto& action : receiver_.take_actions()) stager_->perform(std::move(action));
-  for (const auto& message : receiver_.take_outbox()) {
+  for (auto& action : receiver_->take_actions()) stager_->perform(std::move(action));
+  for (const auto& message : receiver_->take_outbox()) {
     link_.send(message);
     const auto* state = std::get_if<protocol::ReceiverState>(&message.body);
     if (state != nullptr && state->phase == protocol::Phase::kStaged) {
@@ -261,20 +256,21 @@ void Subscriber::Impl::flush_machine() {
 }
 
 void Subscriber::Impl::publish_state() {
-  serving_.set_refused(receiver_.refused());
+  serving_.set_refused(receiver_->refused());
   serving_.update([&](SubscriberStatus& status) {
-    status.run = receiver_.run();
-    status.published = receiver_.published();
-    status.attached = receiver_.attached();
-    status.rejoined = receiver_.rejoined();
-    status.lagging = receiver_.lagging();
+    status.run = receiver_->run();
+    status.published = receiver_->published();
+    status.attached = receiver_->attached();
+    status.rejoined = receiver_->rejoined();
+    status.lagging = receiver_->lagging();
     status.dropped_messages = link_.malformed();
+    network_.note_counters(status);
   });
 }
 
 void Subscriber::Impl::seek() {
-  if (receiver_.attached()) return;
-  link_.seek(Clock::now(), [this] { return receiver_.take_reconnect(); });
+  if (receiver_->attached()) return;
+  link_.seek(Clock::now(), [this] { return receiver_->take_reconnect(); });
 }
 
 // ---- the public face ------------------------------------------------------------------------
@@ -312,7 +308,7 @@ Result<Subscriber> Subscriber::open(SubscriberOptions options, std::shared_ptr<A
     if (!keys) return keys.status();
     auto impl = std::make_unique<Impl>(std::move(options), std::move(*place), std::move(*keys),
                                        std::move(applier));
-    impl->start();
+    if (Status status = impl->start(); !status) return status;
     return Subscriber(std::move(impl));
   } catch (const std::exception& error) {
     return Status(Code::kExhausted, std::string("cannot open the subscriber: ") + error.what());

@@ -1,0 +1,71 @@
+#include "subscriber/network.hpp"
+
+#include <utility>
+
+#include "base/host.hpp"
+#include "stream/job_keys.hpp"
+#include "transport/shm/shm_transport.hpp"
+
+namespace weightcast::subscriber {
+
+bool is_over_network(const SubscriberOptions& options) noexcept {
+  return options.transport == TransportChoice::kTcp ||
+         (options.transport == TransportChoice::kAuto && !options.coordinator.empty());
+}
+
+Result<std::shared_ptr<const keys::KeyRing>> Network::keys() const {
+  return stream::keys_of_job({place_, options_.keys, {}, options_.coordinator},
+                             keys::Role::kEngine);
+}
+
+Status Network::serve(std::shared_ptr<transport::SegmentStore> store) {
+  const bool in_place =
+      options_.activation == Activation::kStaged || options_.activation == Activation::kSerial;
+  if (!options_.relay || !is_over_network(options_) || in_place || !options_.layout.empty()) {
+    return Status::ok();
+  }
+  auto ring = keys();
+  if (!ring) return ring.status();
+  auto address = base::advertised_address(options_.advertise, options_.coordinator);
+  if (!address) return address.status();
+  transport::TcpServerOptions how;
+  how.keys = std::move(*ring);
+  how.advertise = *address;
+  // A trainer on this host is met by the announcement, so all engines are here too.
+  how.bind = options_.coordinator.empty() ? "tcp://127.0.0.1:*" : "tcp://0.0.0.0:*";
+  auto started = transport::TcpServer::start(how, std::move(store));
+  if (!started) return started.status();
+  server_ = std::move(*started);
+  return Status::ok();
+}
+
+TransportSet Network::transports() {
+  TransportSet set;
+  set.host = base::host_identity();
+  set.shm = []() -> Result<std::shared_ptr<transport::Transport>> {
+    return std::shared_ptr<transport::Transport>(std::make_shared<transport::ShmTransport>());
+  };
+  set.tcp = [this]() -> Result<std::shared_ptr<transport::Transport>> {
+    auto ring = keys();
+    if (!ring) return ring.status();
+    transport::TcpOptions how;
+    how.keys = std::move(*ring);
+    auto tcp = std::make_shared<transport::TcpTransport>(how);
+    if (Status viable = tcp->viable(); !viable) return viable;
+    const std::lock_guard lock(mutex_);
+    tcp_ = tcp;
+    return std::shared_ptr<transport::Transport>(std::move(tcp));
+  };
+  return set;
+}
+
+void Network::note_counters(SubscriberStatus& status) const {
+  if (server_) status.relayed_bytes = server_->counters().bytes_sent;
+  const std::lock_guard lock(mutex_);
+  if (!tcp_) return;
+  const transport::TcpCounters counters = tcp_->counters();
+  status.resent_buckets = counters.resent;
+  status.corrupt_buckets = counters.corrupt;
+}
+
+}  // namespace weightcast::subscriber
