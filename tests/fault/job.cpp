@@ -375,7 +375,7 @@ std::string FaultJob::finish() {
   for (const auto& entry : std::filesystem::recursive_directory_iterator(place_.path())) {
     const std::string file = entry.path().filename().string();
     if (entry.is_directory() || file == "coordinator.lock") continue;
-    if (entry.path().parent_path().filename() == "keys") continue;  // for the job's next start
+    if (entry.path().parent_path().filename() == ".keys") continue;  // for the job's next start
     left += " " + entry.path().string();
   }
   return left.empty() ? "" : "left behind:" + left;
