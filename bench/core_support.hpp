@@ -75,7 +75,8 @@ inline std::map<std::string, std::uint64_t> sizes_in(const char* path) {
 
 /// Memory of this process, now and (anonymous: sampled on a thread of its own; all: by the kernel) at
 /// its peak. Anonymous memory is what the process has for itself: weights, images, buckets, heap.
-/// Shared memory are the slots, which a host has once, however many processes map them.
+/// Slots are shared memory, which a host has once; a process that maps one is given its part of it
+/// (Pss_Shmem), all of it where no other process does.
 class Memory {
  public:
   Memory() : peak_anonymous_(anonymous()), sampler_([this] { sample(); }) {}
@@ -98,7 +99,7 @@ class Memory {
     };
     return {{"anonymous", of(now, "RssAnon")},
             {"peak_anonymous", peak_anonymous_.load()},
-            {"slots", of(now, "RssShmem")},
+            {"slots", of(rollup, "Pss_Shmem")},
             {"rss", of(rollup, "Rss")},
             {"private", of(rollup, "Private_Clean") + of(rollup, "Private_Dirty")},
             {"peak_rss", of(now, "VmHWM")}};
