@@ -5,6 +5,7 @@ Drives bench/core_trainer, bench/core_engine and bench/tcp_bench, all on one hos
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -82,8 +83,10 @@ class Network:
         ]
         newest, sent_at_version = before["committed"], None
         if with_version:
-            # Half of them are still without a policy.
-            engines[JOINERS // 2].wait_for("version")
+            while sum(bool(engine.lines("version")) for engine in engines) < JOINERS // 2:
+                if time.monotonic_ns() - begin > 120e9:
+                    sys.exit("bench: half of the joiners have no version after two minutes")
+                time.sleep(0.01)
             point = self.publish(trainer)
             newest, sent_at_version = point["number"], point["sent_bytes"]
         first = [engine.wait_for("version")["at_ns"] for engine in engines]
@@ -153,6 +156,7 @@ class Network:
                 trainer.wait_for("applied", after=number, patience=600)
             status = trainer.ask()
             theirs = [worker.ask() for worker in workers]
+            announced = [announced_bytes(worker) for worker in workers]
             applied = trainer.lines("applied")
         for one in theirs:
             used = (one["status"]["activation"], one["status"]["transport"])
@@ -169,6 +173,7 @@ class Network:
                 "slots": status["memory"]["slots"],
                 "announced_slots": slots * status["slot_bytes"],
             },
+            "engine_announced": max(announced),
             "engine_anonymous": max(one["memory"]["peak_anonymous"] for one in theirs),
             "engine_bare": max(bare),
             "engine_slots": max(one["memory"]["slots"] for one in theirs),
@@ -223,6 +228,14 @@ class Network:
         if run.returncode != 0:
             sys.exit(f"bench: tcp_bench ended with status {run.returncode}")
         return json.loads(run.stdout)
+
+
+def announced_bytes(engine):
+    """What an engine's log says that versions take there: its image, and the buckets under way."""
+    for line in engine.errors:
+        if found := re.search(r"event=activation_chosen .*\bbytes=(\d+)", line):
+            return int(found[1])
+    sys.exit(f"bench: {engine.name} did not say what it needs; its last lines:\n" + "\n".join(engine.errors))
 
 
 def storm_row(seen, last, steps, bytes_of_policy):

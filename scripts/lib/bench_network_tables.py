@@ -77,7 +77,7 @@ def tight_tables(tight):
         trainer = row["trainer"]
         lines.append(mb_row(f"trainer, {of}: anonymous", trainer["anonymous"], image, "the weights"))
         lines.append(mb_row(f"trainer, {of}: slots", trainer["slots"], trainer["announced_slots"], f"{tight['slots']} slots"))
-        lines.append(mb_row(f"engine, greatest of {of}: anonymous", row["engine_anonymous"], image, "one image"))
+        lines.append(mb_row(f"engine, greatest of {of}: anonymous", row["engine_anonymous"], row["engine_announced"], "one image and buckets"))
         lines.append(mb_row(f"engine, greatest of {of}: before its first version", row["engine_bare"], None, ""))
         lines.append(mb_row(f"engine, greatest of {of}: slots of the trainer mapped", row["engine_slots"], 0, "none"))
     refused = tight["refused_engine"]
@@ -97,7 +97,7 @@ def tight_tables(tight):
 def mb_row(what, bytes_used, announced, of):
     if announced is None:
         return f"| {what} | {bytes_used / 1e6:.0f} MB | – | – |"
-    return f"| {what} | {bytes_used / 1e6:.0f} MB | {announced / 1e6:.0f} MB, {of} | {bytes_used - announced >= 0 and '+' or ''}{(bytes_used - announced) / 1e6:.0f} MB |"
+    return f"| {what} | {bytes_used / 1e6:.0f} MB | {announced / 1e6:.0f} MB, {of} | {(bytes_used - announced) / 1e6:+.0f} MB |"
 
 
 def tcp_table(tcp):
