@@ -2,11 +2,11 @@
 // carries between the same buffers in the same run. Prints JSON.
 //
 //   tcp_bench [megabytes] [rounds] [bucket KiB] [credit MiB] [I/O threads] [socket buffer KiB]
-//             (512, 7, 512, 16, 1 and 0, which is as the system sizes it, when absent)
+//             (512, 7, 1024, 16, 1 and 0, which is as the system sizes it, when absent)
 //
 // The variants take turns in each round, and the median of each counts; ratios are medians of the
-// ratios within a round. Where it says "verified", the receiver reads what it placed again and digests
-// it, as an engine does.
+// ratios within a round. Where it says "verified", the receiver reads what it placed again and
+// digests it, as an engine does.
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -126,8 +126,8 @@ class BarePair {
     std::thread sender([&] {
       for (std::size_t at = 0; at < from.size(); at += setting_.bucket) {
         const std::size_t size = std::min(setting_.bucket, from.size() - at);
-        zmq::message_t message(const_cast<std::byte*>(from.data()) + at, size,
-                               [](void*, void*) {}, nullptr);
+        zmq::message_t message(
+            const_cast<std::byte*>(from.data()) + at, size, [](void*, void*) {}, nullptr);
         push_.send(std::move(message), zmq::send_flags::none);
       }
     });
@@ -212,14 +212,15 @@ int main(int argc, char** argv) {
     return argc > i ? std::strtoul(argv[i], nullptr, 10) : otherwise;
   };
   const Setting setting{.bytes = number(1, 512) * 1000 * 1000 / 4096 * 4096,
-                        .bucket = number(3, 512) << 10,
+                        .bucket = number(3, 1024) << 10,
                         .credit = number(4, 16) << 20,
                         .io_threads = static_cast<int>(number(5, 1)),
                         .socket_buffer = static_cast<int>(number(6, 0)) << 10};
   const std::size_t rounds = number(2, 7);
   if (setting.bytes == 0 || rounds == 0 || setting.bucket == 0 || setting.io_threads < 1) {
-    fail("expected tcp_bench [megabytes >= 1] [rounds >= 1] [bucket KiB >= 1] [credit MiB] "
-         "[I/O threads >= 1] [socket buffer KiB]");
+    fail(
+        "expected tcp_bench [megabytes >= 1] [rounds >= 1] [bucket KiB >= 1] [credit MiB] "
+        "[I/O threads >= 1] [socket buffer KiB]");
   }
 
   const staging::ObjectOwner owner{"bench-" + std::to_string(::getpid()), "policy", {1, 1}, 0, 1};
@@ -231,18 +232,15 @@ int main(int argc, char** argv) {
   const Version version{{1, 1}, 1};
   slab->seal(0, version, setting.bytes);
   slab->unlock(0);
-  const auto store =
-      std::make_shared<transport::SlotStore>(staging::owner_prefix(owner) + ".");
-  const transport::SegmentAddress address{slab->object_name(0), version, generation,
-                                          setting.bytes};
+  const auto store = std::make_shared<transport::SlotStore>(staging::owner_prefix(owner) + ".");
+  const transport::SegmentAddress address{slab->object_name(0), version, generation, setting.bytes};
   std::vector<std::byte> to(setting.bytes, std::byte{1});
 
   std::string folder = "/tmp/wc-bench-XXXXXX";
   if (::mkdtemp(folder.data()) == nullptr) fail("no directory for keys");
   if (Status s = keys::KeyRing::make(folder + "/keys"); !s) fail(s.to_string());
   const auto ring = [&](keys::Role role) {
-    return std::make_shared<const keys::KeyRing>(
-        must(keys::KeyRing::load(folder + "/keys", role)));
+    return std::make_shared<const keys::KeyRing>(must(keys::KeyRing::load(folder + "/keys", role)));
   };
   TcpServerOptions open_server;
   TcpServerOptions curve_server;
@@ -250,10 +248,10 @@ int main(int argc, char** argv) {
   TcpOptions open;
   TcpOptions curve;
   curve.keys = ring(keys::Role::kEngine);
+  open.bucket_digests = curve.bucket_digests = transport::BucketDigests::kAlways;
   TcpOptions open_bare = open;
-  open_bare.bucket_digests = false;
   TcpOptions curve_bare = curve;
-  curve_bare.bucket_digests = false;
+  open_bare.bucket_digests = curve_bare.bucket_digests = transport::BucketDigests::kNever;
   std::filesystem::remove_all(folder);
 
   const base::Digest expected = codec::digest(source.data(), source.size(), 0);

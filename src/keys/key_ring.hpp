@@ -37,11 +37,14 @@ class KeyRing {
   ///   contents
   static Result<KeyRing> load(const std::string& folder, Role own);
 
-  /// As load(), but makes what is missing, for members that meet on one host; whoever comes first.
-  /// The folder's parent must be private to this user (base/private_directory.hpp).
+  /// As load(), but makes the folder where there is none, for members that meet on one host;
+  /// whoever comes first. It is there with all its files or not at all; others wait for at most 5
+  /// s. The folder's parent must be private to this user (base/private_directory.hpp).
   static Result<KeyRing> load_or_make(const std::string& folder, Role own);
 
-  /// Makes new pairs for both roles, and lists that allow them. @return kExists where any is there
+  /// Makes new pairs for both roles, and lists that allow them, whole or not at all. @return
+  /// kExists where there is anything in the folder, kNotFound where there is no directory for it,
+  /// kDenied
   static Status make(const std::string& folder);
 
   Role role() const noexcept { return role_; }

@@ -139,11 +139,12 @@ Status check_filled(Sharded& tensor) {
                      : held == whole             ? ": some overlap, and as much is missing"
                                                  : nullptr;
   const std::string missing = ": at least " + std::to_string(whole - held) + " are missing";
-  return {Code::kInvalid,
-          "tensor " + quoted(info.name) + ": expected the ranks' boxes to be identical or disjoint " +
-              "and to fill " + listed(info.global_shape) + ", " + std::to_string(whole) +
-              " elements, got boxes of " + got + (what != nullptr ? what : missing) +
-              "; list on every rank the box that it holds"};
+  return {Code::kInvalid, "tensor " + quoted(info.name) +
+                              ": expected the ranks' boxes to be identical or disjoint " +
+                              "and to fill " + listed(info.global_shape) + ", " +
+                              std::to_string(whole) + " elements, got boxes of " + got +
+                              (what != nullptr ? what : missing) +
+                              "; list on every rank the box that it holds"};
 }
 
 Status check_place(const Share& share, const ShareEntry& entry) {

@@ -13,9 +13,10 @@ namespace weightcast::plan {
 
 /// One tensor, whole or a rank's box of it, inside a source's slot.
 struct ShareEntry {
-  TensorInfo info;           ///< dtype as published (after a cast)
-  std::uint64_t offset = 0;  ///< bytes from the start of the slot's payload, a multiple of kAlignment
-  base::Digest digest;       ///< over info.bytes() canonical (contiguous) bytes, of the box alone
+  TensorInfo info;  ///< dtype as published (after a cast)
+  std::uint64_t offset =
+      0;                ///< bytes from the start of the slot's payload, a multiple of kAlignment
+  base::Digest digest;  ///< over info.bytes() canonical (contiguous) bytes, of the box alone
   bool operator==(const ShareEntry&) const = default;
 };
 
@@ -31,13 +32,13 @@ struct Share {
   bool operator==(const Share&) const = default;
 };
 
-/// All shares of a version, by rank. A whole tensor stands in exactly one of them; one that is sharded
-/// stands in several, each with a box. Shares that replicate it have equal boxes.
+/// All shares of a version, by rank. A whole tensor stands in exactly one of them; one that is
+/// sharded stands in several, each with a box. Shares that replicate it have equal boxes.
 struct Manifest {
   std::vector<Share> shares;
 
-  std::uint64_t bytes() const noexcept;         ///< of all entries
-  std::size_t tensor_count() const noexcept;    ///< number of all entries
+  std::uint64_t bytes() const noexcept;       ///< of all entries
+  std::size_t tensor_count() const noexcept;  ///< number of all entries
   bool operator==(const Manifest&) const = default;
 };
 
@@ -49,13 +50,13 @@ inline constexpr std::size_t kMaxTensors = 1'000'000;
 inline constexpr std::size_t kMaxDims = 16;
 inline constexpr std::size_t kMaxNameBytes = 1024;
 
-/// Checks one share on its own: names, dtypes, shapes and boxes without overflow, alignment, entries
-/// inside the payload and not overlapping. @return kInvalid that names the entry.
+/// Checks one share on its own: names, dtypes, shapes and boxes without overflow, alignment,
+/// entries inside the payload and not overlapping. @return kInvalid that names the entry.
 Status check_share(const Share& share);
 
 /// Checks, besides check_share for each, that shares are complete (ranks 0..n-1 once each, sorted);
-/// that no name or alias stands in two of them but as boxes of one tensor, which agree on its dtype,
-/// shape, aliases and kind; and that a tensor's boxes are identical or disjoint and fill it.
+/// that no name or alias stands in two of them but as boxes of one tensor, which agree on its
+/// dtype, shape, aliases and kind; and that a tensor's boxes are identical or disjoint and fill it.
 /// Takes time n log n in the number of entries: a share has one box of a tensor, so there are never
 /// more of one tensor than shares, and no pair of them is looked at.
 /// @return kInvalid that names the entry or what is missing of the tensor

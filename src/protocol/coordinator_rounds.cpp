@@ -222,6 +222,8 @@ void Coordinator::drop_overtaken_queue() {
 }
 
 void Coordinator::let_in_place_go(Clock::time_point now) {
+  // Whoever goes now has nothing to serve until all bytes have come: not while a rank is away.
+  if (sources_.size() != config_.world_size && !seeded(Bug::kDirtyWithoutSource)) return;
   std::uint32_t in_place = 0;
   std::uint32_t dirty = 0;
   for (const auto& [name, receiver] : receivers_) {
@@ -236,6 +238,11 @@ void Coordinator::let_in_place_go(Clock::time_point now) {
       config_.max_dirty != 0 ? config_.max_dirty : std::max(1u, in_place / 2);
   for (auto& [name, receiver] : receivers_) {
     if (!receiver.assignment || receiver.assignment->stage != Stage::kQueued) continue;
+    if (receiver.assignment->number <= orphaned_ && receiver.assignment->relay.empty()) {
+      // Its bytes went with a rank that was replaced: the next version is for it.
+      if (receiver.assignment->in_round) demote(now, receiver, "a share went with its rank");
+      continue;
+    }
     // Who is dirty already is counted, and has nothing to lose.
     if (!receiver.state.dirty && dirty >= most) continue;
     dirty += receiver.state.dirty ? 0 : 1;

@@ -25,6 +25,7 @@ enum class Bug {
   kLateGrantUsed,           ///< a rank past the granted point captures at its next one
   kOldOrdersObeyed,         ///< orders that were overtaken are obeyed
   kAllDirtyAtOnce,          ///< every engine in place is let go at once
+  kDirtyWithoutSource,      ///< an engine gives up what it serves for bytes that nobody can send
   kInPlaceUnpinned,         ///< a version that comes after the commit is not kept until it is in
   kUnsealedCounted          ///< a version needs one share fewer than there are ranks
 };

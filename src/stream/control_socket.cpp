@@ -131,9 +131,14 @@ struct Socket {
   void use_tcp(const base::HostPort& at) {
     // Names lead to IPv4: with both, one that listens on IPv4 alone would not be found.
     socket.set(zmq::sockopt::ipv6, at.host.find(':') != std::string::npos);
-    socket.set(zmq::sockopt::heartbeat_ivl, 1000);
-    socket.set(zmq::sockopt::heartbeat_timeout, 5000);
-    socket.set(zmq::sockopt::heartbeat_ttl, 5000);
+    // The kernel's probes, not ZeroMQ's heartbeats: those end the whole process where a connection
+    // breaks while its receive queue is full (libzmq 4.3.4, issues 3937 and 4364). Seconds; what was
+    // sent and is not acknowledged ends a connection after so many milliseconds.
+    socket.set(zmq::sockopt::tcp_keepalive, 1);
+    socket.set(zmq::sockopt::tcp_keepalive_idle, 4);
+    socket.set(zmq::sockopt::tcp_keepalive_intvl, 2);
+    socket.set(zmq::sockopt::tcp_keepalive_cnt, 3);
+    socket.set(zmq::sockopt::tcp_maxrt, 10'000);
   }
 
   ControlLimits limits;

@@ -31,6 +31,9 @@ Status Network::serve(std::shared_ptr<transport::SegmentStore> store) {
   transport::TcpServerOptions how;
   how.keys = std::move(*ring);
   how.advertise = *address;
+  // What a dead joiner holds keeps the next version out here. The living say every quarter of a second
+  // that they still hold.
+  how.limits.silence = std::chrono::seconds(1);
   // A trainer on this host is met by the announcement, so all engines are here too.
   how.bind = options_.coordinator.empty() ? "tcp://127.0.0.1:*" : "tcp://0.0.0.0:*";
   auto started = transport::TcpServer::start(how, std::move(store));

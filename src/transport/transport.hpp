@@ -25,8 +25,8 @@ struct SegmentAddress {
   Version version;
   std::uint64_t generation = 0;
   std::uint64_t payload_bytes = 0;
-  std::string endpoint{};     ///< "tcp://host:port" of who serves it to other hosts; may be empty
-  bool from_engine = false;   ///< that is an engine which serves this version, not its source
+  std::string endpoint{};    ///< "tcp://host:port" of who serves it to other hosts; may be empty
+  bool from_engine = false;  ///< that is an engine which serves this version, not its source
 };
 
 /// `count` runs of `bytes` bytes each, the next one `stride` bytes after the former's beginning.
@@ -42,15 +42,18 @@ struct Strip {
 /// not empty, those runs one after the other.
 struct Bucket {
   std::uint64_t id = 0;
-  std::uint64_t offset = 0;  ///< from the start of the segment's payload
+  std::uint64_t offset = 0;          ///< from the start of the segment's payload
   std::span<std::byte> destination;  ///< with strips and place(), may be empty
-  /// Copies `source` to where the bucket's bytes [at, at + source.size()) belong, and may verify what
-  /// it placed while that is still in cache. Called from one thread at a time for consecutive pieces
-  /// of the bucket; without strips each but the last is a multiple of 4096 bytes. Empty: a plain
-  /// copy to destination.subspan(at, source.size()). Must not throw. A bucket that came spoiled is
-  /// asked for again before any of it is placed, so each byte is placed once.
+  /// Copies `source` to where the bucket's bytes [at, at + source.size()) belong, and may verify
+  /// what it placed while that is still in cache. Called from one thread at a time for consecutive
+  /// pieces of the bucket; without strips each but the last is a multiple of 4096 bytes. Empty: a
+  /// plain copy to destination.subspan(at, source.size()). Must not throw. A bucket that came
+  /// spoiled is asked for again before any of it is placed, so each byte is placed once.
   std::function<void(std::size_t at, std::span<const std::byte> source)> place;
   std::vector<Strip> strips{};
+  /// The receiver checks these bytes itself when all are there (digests of whole tensors), so that
+  /// a transport that authenticates what comes may do without a digest of the bucket.
+  bool checked_later = false;
 
   std::uint64_t bytes() const noexcept {
     if (strips.empty()) return destination.size();

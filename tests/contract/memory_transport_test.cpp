@@ -2,6 +2,7 @@
 
 #include "contract/transport_contract.hpp"
 #include "contract/transport_endurance.hpp"
+#include "contract/transport_strips.hpp"
 
 namespace weightcast::transport {
 namespace {
@@ -39,6 +40,7 @@ class MemoryHarness {
 
 INSTANTIATE_TYPED_TEST_SUITE_P(Memory, TransportContract, MemoryHarness);
 INSTANTIATE_TYPED_TEST_SUITE_P(Memory, TransportEndurance, MemoryHarness);
+INSTANTIATE_TYPED_TEST_SUITE_P(Memory, TransportStrips, MemoryHarness);
 
 }  // namespace
 }  // namespace weightcast::transport

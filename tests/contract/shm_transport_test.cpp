@@ -7,6 +7,7 @@
 
 #include "contract/transport_contract.hpp"
 #include "contract/transport_endurance.hpp"
+#include "contract/transport_strips.hpp"
 #include "staging/object_name.hpp"
 #include "support/child_process.hpp"
 #include "support/small_shm.hpp"
@@ -67,6 +68,7 @@ class ShmHarness {
 
 INSTANTIATE_TYPED_TEST_SUITE_P(Shm, TransportContract, ShmHarness);
 INSTANTIATE_TYPED_TEST_SUITE_P(Shm, TransportEndurance, ShmHarness);
+INSTANTIATE_TYPED_TEST_SUITE_P(Shm, TransportStrips, ShmHarness);
 
 class ShmTransportTest : public test::ShmTest {
  protected:

@@ -1,10 +1,6 @@
-// tcp on a bad network, beside servers that come and go, and among peers with other keys.
-#include <fstream>
-#include <set>
-
-#include "contract/tcp_harness.hpp"
+// tcp on a bad network, and beside servers that come and go.
+#include "contract/tcp_fetch.hpp"
 #include "support/tcp_proxy.hpp"
-#include "transport/tcp/wire.hpp"
 
 namespace weightcast::transport {
 namespace {
@@ -12,80 +8,7 @@ namespace {
 using namespace std::chrono_literals;
 using keys::Role;
 
-constexpr std::size_t kBucket = 32 * 1024;
-
-class TcpFaultsTest : public ::testing::Test {
- protected:
-  const TestKeys keys;
-  TestSlab slab;
-
-  TcpServerOptions serving() const {
-    TcpServerOptions options;
-    options.keys = keys.as(Role::kTrainer);
-    return options;
-  }
-  TcpOptions asking() const {
-    TcpOptions options;
-    options.keys = keys.as(Role::kEngine);
-    options.retry_after = 200ms;
-    return options;
-  }
-
-  static std::unique_ptr<Lane> open(TcpTransport& transport, std::uint32_t in_flight = 64) {
-    auto lane = transport.open_lane({2, in_flight});
-    EXPECT_TRUE(lane.is_ok()) << lane.status().to_string();
-    return lane.is_ok() ? std::move(*lane) : nullptr;
-  }
-};
-
-/// Moves a whole version of the pattern of `number`, bucket by bucket, and counts what was placed.
-class Fetch {
- public:
-  Fetch(Lane& lane, const SegmentAddress& address)
-      : lane_(lane), address_(address), bytes_(address.payload_bytes) {
-    auto segment = lane.acquire(address);
-    EXPECT_TRUE(segment.is_ok()) << segment.status().to_string();
-    if (!segment.is_ok()) return;
-    for (std::uint64_t at = 0; at < bytes_.size(); at += kBucket) {
-      const auto size = std::min<std::size_t>(kBucket, bytes_.size() - at);
-      const auto to = std::span(bytes_).subspan(at, size);
-      Bucket bucket{.id = buckets_++, .offset = at, .destination = to, .place = {}};
-      bucket.place = [this, to](std::size_t in, std::span<const std::byte> source) {
-        std::copy(source.begin(), source.end(), to.begin() + static_cast<std::ptrdiff_t>(in));
-        placed_ += source.size();
-      };
-      EXPECT_TRUE(lane.submit(*segment, std::move(bucket)).is_ok());
-    }
-  }
-
-  /// Waits for the rest, and expects each byte to have been placed once, as it was published.
-  void expect_whole() {
-    std::set<std::uint64_t> ids;
-    for (const auto& completion : take(lane_, buckets_)) {
-      EXPECT_TRUE(completion.status.is_ok()) << completion.status.to_string();
-      ids.insert(completion.id);
-    }
-    EXPECT_EQ(ids.size(), buckets_);
-    EXPECT_EQ(placed_, bytes_.size());
-    EXPECT_EQ(test::first_difference(bytes_, address_.version.number), bytes_.size());
-  }
-
-  /// The one code that all buckets end with; nothing was placed.
-  Code expect_refused() {
-    std::set<Code> codes;
-    for (const auto& completion : take(lane_, buckets_)) codes.insert(completion.status.code());
-    EXPECT_EQ(codes.size(), 1U);
-    EXPECT_EQ(placed_, 0U);
-    return codes.empty() ? Code::kOk : *codes.begin();
-  }
-
- private:
-  Lane& lane_;
-  const SegmentAddress address_;
-  std::vector<std::byte> bytes_;
-  std::uint64_t buckets_ = 0;
-  std::atomic<std::uint64_t> placed_{0};
-};
+class TcpFaultsTest : public TcpTest {};
 
 TEST_F(TcpFaultsTest, ACutConnectionResumesAtTheBucket) {
   const auto server = start_server(serving(), slab.store());
@@ -146,6 +69,29 @@ TEST_F(TcpFaultsTest, OnlyTheSpoiledBucketIsAskedForAgain) {
   EXPECT_EQ(server->counters().bytes_sent, kSlotBytes + kBucket);
 }
 
+TEST_F(TcpFaultsTest, WhatTheReceiverChecksItselfNeedsADigestOnlyWithoutEncryption) {
+  for (const bool encrypted : {true, false}) {
+    TcpServerOptions spoiling = encrypted ? serving() : TcpServerOptions{};
+    std::atomic<int> count{0};
+    spoiling.spoil = [&] { return ++count == 1; };
+    const auto server = start_server(spoiling, slab.store());
+    TcpTransport transport(encrypted ? asking() : TcpOptions{});
+    const auto lane = open(transport);
+    const auto address = slab.publish(0, 1, 1000, server->endpoint());
+    ASSERT_TRUE(address);
+    const auto segment = lane->acquire(*address);
+    ASSERT_TRUE(segment.is_ok());
+    std::vector<std::byte> space(1000);
+    Bucket bucket{.id = 1, .destination = space, .place = {}};
+    bucket.checked_later = true;
+    ASSERT_TRUE(lane->submit(*segment, std::move(bucket)).is_ok());
+    for (const auto& completion : take(*lane, 1)) EXPECT_TRUE(completion.status.is_ok());
+
+    EXPECT_EQ(transport.counters().corrupt, encrypted ? 0U : 1U);
+    EXPECT_EQ(test::first_difference(space, 1), encrypted ? 500U : 1000U);
+  }
+}
+
 TEST_F(TcpFaultsTest, ABucketThatAlwaysComesSpoiledIsAMismatch) {
   TcpServerOptions spoiling = serving();
   spoiling.spoil = [] { return true; };
@@ -195,7 +141,9 @@ TEST_F(TcpFaultsTest, AServerThatRestartsIsFoundAgain) {
   auto server = start_server(serving(), slab.store());
   test::TcpProxy proxy(server->endpoint());
   proxy.set({.bytes_per_second = 2'000'000});
-  TcpTransport transport(asking());
+  TcpOptions options = asking();
+  options.credit_bytes = 4 * kBucket;  // so that the rest has not been asked for yet
+  TcpTransport transport(options);
   const auto lane = open(transport);
   Fetch fetch(*lane, *slab.publish(0, 1, kSlotBytes, proxy.endpoint()));
   ASSERT_TRUE(eventually([&] { return proxy.forwarded() > kSlotBytes / 4; }));
@@ -304,7 +252,7 @@ TEST_F(TcpFaultsTest, ClosingAServerLetsGo) {
 TEST_F(TcpFaultsTest, TwoLanesAndTwoServersAtOnce) {
   const auto server = start_server(serving(), slab.store());
   TcpServerOptions relaying = serving();
-  relaying.keys = keys.as(Role::kEngine);
+  relaying.keys = job_keys.as(Role::kEngine);
   const auto relay = start_server(relaying, slab.store());
   TcpTransport transport(asking());
   const auto one = open(transport);
@@ -323,64 +271,6 @@ TEST_F(TcpFaultsTest, TwoLanesAndTwoServersAtOnce) {
   }
   EXPECT_EQ(relay->counters().bytes_sent, 5 * kSlotBytes);
   EXPECT_EQ(server->counters().bytes_sent, 10 * kSlotBytes);
-}
-
-TEST_F(TcpFaultsTest, OtherKeysAreRefused) {
-  const auto server = start_server(serving(), slab.store());
-  const auto address = *slab.publish(0, 1, kBucket, server->endpoint());
-  const auto ask_with = [&](std::shared_ptr<const keys::KeyRing> ring, bool from_engine = false) {
-    TcpOptions options = asking();
-    options.keys = std::move(ring);
-    options.give_up_after = 500ms;
-    TcpTransport transport(options);
-    const auto lane = open(transport);
-    SegmentAddress wanted = address;
-    wanted.from_engine = from_engine;
-    return Fetch(*lane, wanted).expect_refused();
-  };
-
-  EXPECT_EQ(ask_with(nullptr), Code::kUnavailable) << "no keys";
-  EXPECT_GE(server->counters().failed_handshakes, 1U);
-  EXPECT_EQ(ask_with(TestKeys().as(Role::kEngine)), Code::kUnavailable) << "another job's keys";
-  EXPECT_EQ(ask_with(keys.as(Role::kEngine), true), Code::kUnavailable)
-      << "a trainer is no engine";
-  EXPECT_EQ(server->counters().denied_handshakes, 0U) << "none had the right server key";
-  EXPECT_EQ(server->counters().requests, 0U);
-}
-
-TEST_F(TcpFaultsTest, AKeyOnNoListIsDeniedAtOnce) {
-  const auto server = start_server(serving(), slab.store());
-  // A stranger who knows the trainers' public key.
-  test::PrivatePlace place;
-  const std::string folder = place.path() + "/keys";
-  ASSERT_TRUE(keys::KeyRing::make(folder).is_ok());
-  std::ofstream(folder + "/trainer.public", std::ios::trunc)
-      << keys.as(Role::kEngine)->server_key(Role::kTrainer) << "\n";
-  auto ring = keys::KeyRing::load(folder, Role::kEngine);
-  ASSERT_TRUE(ring.is_ok()) << ring.status().to_string();
-  TcpOptions options = asking();
-  options.keys = std::make_shared<const keys::KeyRing>(std::move(*ring));
-  TcpTransport transport(options);
-  const auto lane = open(transport);
-
-  EXPECT_EQ(Fetch(*lane, *slab.publish(0, 1, kBucket, server->endpoint())).expect_refused(),
-            Code::kDenied);
-  EXPECT_GE(server->counters().denied_handshakes, 1U);
-  EXPECT_EQ(server->counters().requests, 0U);
-}
-
-TEST_F(TcpFaultsTest, ARoleThatMayNotAskIsDenied) {
-  TcpServerOptions options = serving();
-  options.clients = {Role::kTrainer};
-  const auto server = start_server(options, slab.store());
-  TcpTransport transport(asking());
-  const auto lane = open(transport);
-
-  EXPECT_EQ(Fetch(*lane, *slab.publish(0, 1, kBucket, server->endpoint())).expect_refused(),
-            Code::kDenied);
-  EXPECT_GE(server->counters().refused, 1U);
-  EXPECT_EQ(server->counters().bytes_sent, 0U);
-  EXPECT_TRUE(slab.can_overwrite(0));
 }
 
 }  // namespace

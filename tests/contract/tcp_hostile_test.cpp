@@ -5,8 +5,8 @@
 #include <random>
 #include <zmq.hpp>
 
-#include "contract/tcp_harness.hpp"
 #include "base/unique_fd.hpp"
+#include "contract/tcp_harness.hpp"
 #include "keys/zap.hpp"
 #include "transport/tcp/wire.hpp"
 
@@ -159,8 +159,8 @@ TEST_F(TcpHostileTest, WhoFallsSilentHoldsNothingSoon) {
 
 TEST_F(TcpHostileTest, ScannersAndNoiseDoNoHarm) {
   const auto server = start_server(serving(), slab.store());
-  const std::uint16_t port =
-      static_cast<std::uint16_t>(std::stoul(server->endpoint().substr(server->endpoint().rfind(':') + 1)));
+  const std::uint16_t port = static_cast<std::uint16_t>(
+      std::stoul(server->endpoint().substr(server->endpoint().rfind(':') + 1)));
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);

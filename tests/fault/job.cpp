@@ -311,10 +311,16 @@ bool FaultJob::leases_go_on(std::uint64_t more) {
     return false;
   }
   for (auto& [engine, leases] : since) leases = engine->leases + more;
+  const auto goes_on = [](const auto& entry) {
+    return entry.first->running() && entry.first->leases >= entry.second;
+  };
+  const auto may_be_silent = [&](const auto& entry) {
+    return !entry.first->running() || goes_on(entry);
+  };
   return train_until([&] {
-    return std::all_of(since.begin(), since.end(), [](const auto& entry) {
-      return !entry.first->running() || entry.first->leases >= entry.second;
-    });
+    return options_.activation == "serial"
+               ? std::any_of(since.begin(), since.end(), goes_on)
+               : std::all_of(since.begin(), since.end(), may_be_silent);
   });
 }
 

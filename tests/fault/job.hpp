@@ -122,6 +122,7 @@ class FaultJob {
   const std::string& why() const noexcept { return why_; }
 
   /// Trains until every running engine has given `more` leases since the call.
+  /// In place (serial) one engine is enough: another may have had its version half in.
   bool leases_go_on(std::uint64_t more = 10);
 
   /// Smallest version of the trainer's present run that a running engine but `but` serves.

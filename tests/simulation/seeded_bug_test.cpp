@@ -14,7 +14,7 @@ namespace {
 
 using protocol::Bug;
 
-constexpr std::uint64_t kMostSeeds = 400;
+constexpr std::uint64_t kMostSeeds = 2000;
 
 struct Planted {
   const char* name;
@@ -67,6 +67,7 @@ const std::vector<Planted> kPlanted = {
     {"LateGrantUsed", {Bug::kLateGrantUsed}},
     {"UnsealedCounted", {Bug::kUnsealedCounted}},
     {"AllDirtyAtOnce", {Bug::kAllDirtyAtOnce}},
+    {"DirtyWithoutSource", {Bug::kDirtyWithoutSource}},
     {"InPlaceUnpinned", {Bug::kInPlaceUnpinned}},
     {"NoFence", {}, DriverBug::kNoFence},
     {"LateBuffers", {}, DriverBug::kLateBuffers},

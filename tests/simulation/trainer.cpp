@@ -313,7 +313,8 @@ void Trainer::take_from_coordinator() {
     world_.trace([&] { return "coordinator " + std::to_string(pid()) + ": " + note.text; });
   }
   if (said.size() > kOutboxBound) world_.truth.fail("5 bounded", "an outbox of a coordinator");
-  world_.truth.coordinator_said(coordinator_->run(), coordinator_->committed(), said);
+  world_.truth.coordinator_said(coordinator_->run(), coordinator_->committed(),
+                                coordinator_->sources_joined() == world_.scenario.ranks, said);
   if (coordinator_->published() != published_before_) {
     published_before_ = coordinator_->published();
     world_.trace([&] { return "published " + std::to_string(published_before_); });

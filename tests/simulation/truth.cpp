@@ -92,7 +92,7 @@ void Truth::point_captured(const std::string& object, std::uint64_t generation,
   snapshots_.insert_or_assign({object, generation}, std::move(snapshot));
 }
 
-void Truth::coordinator_said(const Run& run, std::uint64_t committed,
+void Truth::coordinator_said(const Run& run, std::uint64_t committed, bool all_ranks,
                              const std::vector<protocol::Outgoing>& messages) {
   RunRecord& record = runs_[run];
   if (committed < record.committed) {
@@ -103,7 +103,7 @@ void Truth::coordinator_said(const Run& run, std::uint64_t committed,
     commits_.insert(Version{run, committed});
     ++coverage.commits;
   }
-  check_dirty(run, messages);
+  check_dirty(run, all_ranks, messages);
   std::optional<std::vector<std::uint64_t>> keep;
   for (const protocol::Outgoing& out : messages) {
     const protocol::Member& to = out.message.member;
@@ -122,7 +122,7 @@ void Truth::coordinator_said(const Run& run, std::uint64_t committed,
   }
 }
 
-void Truth::check_dirty(const Run& run, const std::vector<protocol::Outgoing>& messages) {
+void Truth::check_dirty(const Run& run, bool all_ranks, const std::vector<protocol::Outgoing>& messages) {
   std::set<std::string> let_go;
   for (const protocol::Outgoing& out : messages) {
     const auto* orders = std::get_if<protocol::ReceiverOrders>(&out.message.body);
@@ -131,9 +131,11 @@ void Truth::check_dirty(const Run& run, const std::vector<protocol::Outgoing>& m
     if (!is_in_place(to)) continue;
     // Who is broken has nothing to lose, and is let go whenever it can be.
     const bool broken = in_place_.at(to.name).broken;
-    if (!let_go_broken_.try_emplace({run, orders->attempt}, broken).first->second) {
-      let_go.insert(to.name);
+    const auto [known, first] = let_go_broken_.try_emplace({run, orders->attempt}, broken);
+    if (first && !broken && !all_ranks) {
+      fail("dirty", to.name + " is let go although a rank is away that its bytes come from");
     }
+    if (!known->second) let_go.insert(to.name);
   }
   if (let_go.size() > max_dirty_) {
     fail("dirty", std::to_string(let_go.size()) + " engines in place are let go at once, of at most " +

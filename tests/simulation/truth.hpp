@@ -85,7 +85,8 @@ class Truth {
   void point_captured(const std::string& object, std::uint64_t generation, Snapshot snapshot);
 
   /// Looks at everything that a coordinator said in one call.
-  void coordinator_said(const Run& run, std::uint64_t committed,
+  /// @param all_ranks whether it is in touch with every rank
+  void coordinator_said(const Run& run, std::uint64_t committed, bool all_ranks,
                         const std::vector<protocol::Outgoing>& messages);
 
   /// A receiver has placed and verified all of a version, really.
@@ -129,7 +130,7 @@ class Truth {
                     const std::optional<std::vector<std::uint64_t>>& keep);
   void check_verdict(RunRecord& record, const protocol::Verdict& verdict);
 
-  void check_dirty(const Run& run, const std::vector<protocol::Outgoing>& messages);
+  void check_dirty(const Run& run, bool all_ranks, const std::vector<protocol::Outgoing>& messages);
 
   const std::uint32_t ranks_;
   const std::size_t most_kept_;

@@ -86,7 +86,7 @@ class RecordingProxy {
     held_ = on;
     waker_.wake();
   }
-  /// Ends all connections.
+  /// Ends all connections at once, with a reset.
   void cut() {
     cut_ = true;
     waker_.wake();
@@ -112,7 +112,7 @@ class RecordingProxy {
 
   void run() {
     while (!stop_) {
-      if (cut_.exchange(false)) connections_.clear();
+      if (cut_.exchange(false)) reset_all();
       std::vector<pollfd> waiting{{waker_.fd(), POLLIN, 0}};
       if (!held_) {
         waiting.push_back({listener_.get(), POLLIN, 0});
@@ -136,6 +136,16 @@ class RecordingProxy {
       }
       if (waiting[1].revents != 0) take_one();
     }
+  }
+
+  void reset_all() {
+    const linger abrupt{.l_onoff = 1, .l_linger = 0};
+    for (const Connection& connection : connections_) {
+      for (const int fd : {connection.client.get(), connection.server.get()}) {
+        ::setsockopt(fd, SOL_SOCKET, SO_LINGER, &abrupt, sizeof abrupt);
+      }
+    }
+    connections_.clear();
   }
 
   void take_one() {

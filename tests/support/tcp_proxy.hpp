@@ -1,5 +1,5 @@
-// A bad network on loopback: forwards TCP connections to a server, as slowly, lossily or one-sidedly
-// as a test wants.
+// A bad network on loopback: forwards TCP connections to a server, as slowly, lossily or
+// one-sidedly as a test wants.
 #pragma once
 
 #include <arpa/inet.h>
@@ -32,7 +32,8 @@ namespace weightcast::test {
 
 /// How the network behaves. Applies at once, to connections that stand as well.
 struct Weather {
-  std::uint64_t bytes_per_second = 0;  ///< towards the client, all connections together; 0: no limit
+  std::uint64_t bytes_per_second =
+      0;  ///< towards the client, all connections together; 0: no limit
   std::chrono::milliseconds delay{0};  ///< of everything, each way
   bool half_open = false;  ///< connections are accepted and stand, but nothing passes, either way;
                            ///< those that were so once stay so
@@ -175,8 +176,8 @@ class TcpProxy {
       if (forwarded_ >= cut_at_) cut_at_ = kNever;
       cut_now_ = false;
       pairs_.remove_if([](const Pair& pair) {
-        return pair.dead || (pair.ways[0].ended && pair.ways[1].ended && pair.ways[0].queue.empty() &&
-                             pair.ways[1].queue.empty());
+        return pair.dead || (pair.ways[0].ended && pair.ways[1].ended &&
+                             pair.ways[0].queue.empty() && pair.ways[1].queue.empty());
       });
     }
   }

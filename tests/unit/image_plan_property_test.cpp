@@ -9,6 +9,7 @@
 #include <cstring>
 #include <numeric>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,11 @@ void carry_out(const ImagePlan& plan, const RandomPolicy& policy, Outcome& out) 
     }
     ASSERT_EQ(bytes, bucket.bytes);
   }
+}
+
+bool lies_at(const Outcome& outcome, std::uint64_t offset, std::span<const std::byte> bytes) {
+  const auto placed = std::span(outcome.image).subspan(offset, bytes.size());
+  return std::equal(placed.begin(), placed.end(), bytes.begin());
 }
 
 bool equal(const ImagePlan& x, const ImagePlan& y) {
@@ -176,9 +182,8 @@ void expect_sound(const ImagePlan& plan, const Outcome& outcome, const RandomPol
   ASSERT_LT(plan.image_bytes - end, kAlignment + (policy.payloads.size() + 1) * 4 * kAlignment);
   for (const WholeEntry& whole : plan.whole) {
     const ShareEntry& entry = policy.manifest.shares[whole.share].entries[whole.entry];
-    ASSERT_EQ(std::memcmp(outcome.image.data() + whole.target,
-                          policy.payloads[whole.share].data() + entry.offset, entry.info.bytes()),
-              0)
+    const std::span payload(policy.payloads[whole.share]);
+    ASSERT_TRUE(lies_at(outcome, whole.target, payload.subspan(entry.offset, entry.info.bytes())))
         << entry.info.name;
     if (bucket_bytes < kAlignment) continue;
     for (const PlannedBucket& bucket : plan.buckets) {
@@ -251,10 +256,7 @@ TEST(PlanImage, BoxesArePutTogether) {
     for (const ImageTensor& placed : plan->tensors) {
       const WholeTensor& whole = policy.named(placed.info.name);
       ASSERT_EQ(placed.info, whole.info);
-      ASSERT_EQ(
-          std::memcmp(outcome.image.data() + placed.offset, whole.bytes.data(), whole.bytes.size()),
-          0)
-          << placed.info.name;
+      ASSERT_TRUE(lies_at(outcome, placed.offset, whole.bytes)) << placed.info.name;
     }
   }
 }
@@ -280,10 +282,7 @@ TEST(PlanImage, LayoutsGetTheirBytesAndNoOthers) {
       ASSERT_EQ(plan->tensors[i].info.name, layout[i].name);
       ASSERT_EQ(plan->tensors[i].info.shape, layout[i].shape);
       ASSERT_EQ(plan->tensors[i].info.bytes(), expected.size());
-      ASSERT_EQ(std::memcmp(outcome.image.data() + plan->tensors[i].offset, expected.data(),
-                            expected.size()),
-                0)
-          << layout[i].name;
+      ASSERT_TRUE(lies_at(outcome, plan->tensors[i].offset, expected)) << layout[i].name;
     }
     ASSERT_EQ(read_bytes(*plan), tensor_bytes(*plan));
     const auto wanted = needed(layout, policy);

@@ -233,7 +233,11 @@ TEST(OwnShare, BoxesAreTheirRanksAndChangeNothingForWholeTensors) {
       share.payload_bytes = layout.payload_bytes;
       for (const auto& item : layout.items) {
         const TensorInfo& info = lists[rank][item.tensor];
-        info.is_box() ? static_cast<void>(++boxes) : got.push_back(item.tensor);
+        if (info.is_box()) {
+          ++boxes;
+        } else {
+          got.push_back(item.tensor);
+        }
         share.entries.push_back({info, item.offset, {}});
       }
       for (const auto& item : expected[rank].items) wanted.push_back(place[item.tensor]);

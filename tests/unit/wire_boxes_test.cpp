@@ -43,14 +43,16 @@ plan::Manifest halves() {
 Message prepare(plan::Manifest manifest) {
   Prepare body;
   body.manifest = std::move(manifest);
-  return {.run = {}, .member = {.role = Role::kReceiver, .name = "w", .incarnation = 1},
+  return {.run = {},
+          .member = {.role = Role::kReceiver, .name = "w", .incarnation = 1},
           .body = std::move(body)};
 }
 
 Message sealed(plan::Share share) {
   Sealed body;
   body.share = std::move(share);
-  return {.run = {}, .member = {.role = Role::kSource, .name = "rank-1", .incarnation = 1},
+  return {.run = {},
+          .member = {.role = Role::kSource, .name = "rank-1", .incarnation = 1},
           .body = std::move(body)};
 }
 

@@ -14,6 +14,13 @@ bool same(const SegmentAddress& x, const SegmentAddress& y) {
          x.from_engine == y.from_engine;
 }
 
+bool wants_digest(const TcpOptions& options, const Bucket& bucket) {
+  if (options.bucket_digests != BucketDigests::kWhereNeeded) {
+    return options.bucket_digests == BucketDigests::kAlways;
+  }
+  return !options.keys || !bucket.checked_later;
+}
+
 Status cancelled() {
   return Status(Code::kCancelled, "the lane was aborted before this bucket came");
 }
@@ -61,7 +68,7 @@ void LaneBook::open(OpenBucket bucket) {
                                           .offset = bucket.bucket.offset,
                                           .bytes = bucket.bytes,
                                           .strips = std::exchange(bucket.bucket.strips, {}),
-                                          .want_digest = options.bucket_digests});
+                                          .want_digest = wants_digest(options, bucket.bucket)});
       open_buckets.emplace(id, std::move(bucket));
     } else {
       const Status why = aborted ? cancelled() : hold->second.verdict;

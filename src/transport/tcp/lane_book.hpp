@@ -32,6 +32,10 @@ struct Server {
   bool operator==(const Server&) const = default;
 };
 
+inline Server server_of(const SegmentAddress& address) {
+  return {address.endpoint, address.from_engine};
+}
+
 /// A bucket that has not come yet.
 struct OpenBucket {
   Bucket bucket;

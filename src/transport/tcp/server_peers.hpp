@@ -23,7 +23,7 @@ struct TcpServerLimits {
   std::uint64_t bytes_a_peer = std::uint64_t{64} << 20;    ///< on their way; they lie in the slots
   std::uint64_t gathered_bytes = std::uint64_t{64} << 20;  ///< on their way, copied out of strips
   std::uint32_t requests_a_turn = 64;          ///< taken in before replies are sent again
-  Duration silence = std::chrono::seconds(5);  ///< after which what a peer holds is let go
+  Duration silence = std::chrono::seconds(3);  ///< after which what a peer holds is let go
 };
 
 /// Replies on their way to one peer. Counted down by ZeroMQ's threads.

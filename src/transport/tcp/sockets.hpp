@@ -8,15 +8,19 @@
 
 namespace weightcast::transport {
 
-/// Sets the bounds that both sides share: who connects and says nothing, or is silent later, is cut
-/// off within seconds; nothing waits for a peer at the end. Throws zmq::error_t.
+/// Sets the bounds that both sides share: who connects and says nothing, or is dead later, is cut off
+/// within seconds; nothing waits for a peer at the end. Throws zmq::error_t.
 inline void set_common_options(zmq::socket_t& socket, int socket_buffer_bytes) {
   socket.set(zmq::sockopt::linger, 0);
   // Milliseconds.
   socket.set(zmq::sockopt::handshake_ivl, 3000);
-  socket.set(zmq::sockopt::heartbeat_ivl, 1000);
-  socket.set(zmq::sockopt::heartbeat_timeout, 5000);
-  socket.set(zmq::sockopt::heartbeat_ttl, 5000);
+  // The kernel finds dead connections. ZeroMQ's own heartbeats end the process where a connection
+  // breaks while its receive queue is full (libzmq 4.3.4, issues 3937 and 4364).
+  socket.set(zmq::sockopt::tcp_keepalive, 1);
+  socket.set(zmq::sockopt::tcp_keepalive_idle, 4);  // seconds
+  socket.set(zmq::sockopt::tcp_keepalive_intvl, 2);
+  socket.set(zmq::sockopt::tcp_keepalive_cnt, 3);
+  socket.set(zmq::sockopt::tcp_maxrt, 10'000);
   if (socket_buffer_bytes > 0) {
     socket.set(zmq::sockopt::sndbuf, socket_buffer_bytes);
     socket.set(zmq::sockopt::rcvbuf, socket_buffer_bytes);

@@ -111,6 +111,8 @@ Status TcpServer::Impl::open() {
     router.set(zmq::sockopt::router_mandatory, true);
     // A peer that comes back by another connection is the same peer.
     router.set(zmq::sockopt::router_handover, true);
+    // A burst of connections must not make others wait for TCP to try again.
+    router.set(zmq::sockopt::backlog, 1024);
     router.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(kMaxRequestBytes));
     const int queued = static_cast<int>(options.limits.requests_a_peer) + 64;
     router.set(zmq::sockopt::rcvhwm, queued);
@@ -311,7 +313,8 @@ bool TcpServer::Impl::answer(const std::string& id, ServerPeers::Peer& peer, Ask
   const bool spoil = options.spoil && options.spoil();
   if (spoil) ++spoiled;
   zmq::message_t payload = make_payload(ask, peer.under_way, departures, spoil, reply.digest);
-  if (send(id, reply, &payload)) bytes_sent += bytes;
+  bytes_sent += bytes;  // before its receiver can tell anybody
+  if (!send(id, reply, &payload)) bytes_sent -= bytes;
   return true;
 }
 
