@@ -1,296 +1,57 @@
-"""Drives bench/bench_trainer and bench/bench_worker; writes JSON and the tables of docs/benchmarks.md.
+"""Runs the sections of scripts/bench.sh; writes bench/results/*.json and the tables of docs/benchmarks.md.
 
-Every time is given as a ratio to a limit or a baseline of the same run: a single-thread memcpy of the
-same bytes, the same loop without weightcast, or the same bytes over a plain socket.
+Every time is given beside a limit or a baseline of the same run: a single-thread memcpy of the same
+bytes, the same loop without weightcast, or the same bytes over a plain socket.
 """
 
 import argparse
-import datetime
-import glob
 import json
-import os
 import pathlib
-import platform
-import re
-import shutil
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+import bench_network
+import bench_network_tables
+import bench_shm
+from bench_support import machine, replace_block
 
-
-def percentile(values, p):
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(p / 100 * len(ordered)))]
-
-
-class Bench:
-    def __init__(self, options):
-        self.binaries = options.build / "bench"
-        self.quick = options.quick
-
-    def run(self, trainer, workers=0, worker_args=(), meanwhile=None):
-        """One trainer and its workers in a directory of their own; the trainer's JSON."""
-        directory = tempfile.mkdtemp(prefix="wc-bench-")
-        environment = dict(os.environ, WEIGHTCAST_DIR=f"{directory}/meet", WEIGHTCAST_JOB=f"bench-{os.getpid()}")
-        processes = []
-        try:
-            for index in range(workers):
-                command = [str(self.binaries / "bench_worker"), "--worker", str(index), "--directory", directory]
-                processes.append(
-                    subprocess.Popen(
-                        command + list(worker_args),
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
-                        env=dict(environment, OMP_NUM_THREADS="1"),
-                        text=True,
-                    )
-                )
-            command = [str(self.binaries / "bench_trainer"), "--workers", str(workers), "--directory", directory]
-            process = subprocess.Popen(
-                command + list(trainer), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
-            )
-            processes.append(process)
-            extra = meanwhile(process, processes[:-1]) if meanwhile else {}
-            out, _ = process.communicate(timeout=1200)
-            if process.returncode != 0:
-                sys.exit(f"bench: {' '.join(command + list(trainer))} ended with status {process.returncode}")
-            return dict(json.loads(out.splitlines()[-1]), **extra)
-        finally:
-            # Asked first: a killed worker leaves what it served from to the next start.
-            for process in processes:
-                if process.stdin and not process.stdin.closed:
-                    process.stdin.close()
-            for process in processes:
-                try:
-                    process.wait(timeout=20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-            shutil.rmtree(directory, ignore_errors=True)
-
-    def publish(self):
-        rounds = "8" if self.quick else "25"
-        rows = []
-        for dtype, cast in (("f32", ""), ("bf16", ""), ("f32", "bf16")):
-            worker_dtype = cast or dtype
-            for workers in (1, 4):
-                for activation in ("view", "flip"):
-                    args = ["--mode", "publish", "--dtype", dtype, "--rounds", rounds]
-                    result = self.run(
-                        args + (["--cast", cast] if cast else []),
-                        workers,
-                        ["--activation", activation, "--dtype", worker_dtype],
-                    )
-                    rows.append(self.row(result, dtype, cast, workers, activation))
-                if cast:
-                    continue
-                for socket in ("ipc", "stream"):
-                    result = self.run(
-                        ["--mode", "raw", "--socket", socket, "--dtype", dtype, "--rounds", rounds],
-                        workers,
-                        ["--raw", socket, "--dtype", dtype],
-                    )
-                    rows.append(self.row(result, dtype, cast, workers, f"raw bytes, {socket}"))
-        return rows
-
-    @staticmethod
-    def row(result, dtype, cast, workers, way):
-        ratios = [r["applied_s"] / r["memcpy_s"] for r in result["rounds"]]
-        row = {
-            "dtype": dtype + (f" as {cast}" if cast else ""),
-            "workers": workers,
-            "way": way,
-            "bytes": result["bytes"],
-            "memcpy_ms": 1e3 * statistics.median(r["memcpy_s"] for r in result["rounds"]),
-            "applied_ms": 1e3 * statistics.median(r["applied_s"] for r in result["rounds"]),
-            "memcpys": statistics.median(ratios),
-            "memcpys_p90": percentile(ratios, 90),
-            "rounds": result["rounds"],
-        }
-        print(f"  {row['dtype']:<12} {workers} x {way:<17} {row['applied_ms']:8.1f} ms = {row['memcpys']:.2f} memcpys", flush=True)
-        return row
-
-    def loop(self):
-        """Publishes every step; blocks of the control loop and of ours in turn, so that drift hits both."""
-        rounds = "10" if self.quick else "70"
-        ours, control, voided = [], [], 0
-        for _ in range(3):
-            args = ["--mode", "loop", "--rounds", rounds]
-            result = self.run(args, 1, ["--activation", "view"])
-            ours += result["steps"][2:]
-            voided += result["voided"]
-            control += self.run(args + ["--without"])["steps"][2:]
-        waits = [s["fence_s"] + s["hook_s"] for s in ours]
-        captured = [s["fence_s"] + s["hook_s"] for s in ours if s["point"] == "captured"]
-        row = {
-            "tensors": result["tensors"],
-            "steps": len(ours),
-            "captured": len(captured),
-            "voided": voided,
-            "step_ms": 1e3 * statistics.median(s["step_s"] for s in ours),
-            "control_ms": 1e3 * statistics.median(s["step_s"] for s in control),
-            "wait_p50_ms": 1e3 * percentile(waits, 50),
-            "wait_p99_ms": 1e3 * percentile(waits, 99),
-            "wait_max_ms": 1e3 * max(waits),
-            "raw": {"with": ours, "without": control},
-        }
-        row["slowdown"] = row["step_ms"] / row["control_ms"] - 1
-        print(f"  fence + hook: p50 {row['wait_p50_ms']:.3f} ms, p99 {row['wait_p99_ms']:.3f} ms; step {100 * row['slowdown']:+.1f}%", flush=True)
-        return row
-
-    def memory(self):
-        """MemAvailable with 1 and with 4 view workers that have run a forward; private dirty pages.
-
-        A worker process costs memory of its own (libtorch's heap above all). The same workers with a
-        policy of next to no bytes tell that apart from what the policy costs, in turn with them."""
-
-        def look(count, tiny=False):
-            def meanwhile(trainer, workers):
-                trainer.stdout.readline()  # ready: all serve the version
-                for worker in workers:
-                    worker.stdout.readline()  # has run a forward
-                time.sleep(1)
-                seen = {"available": mem_available(), "dirty_kib": sum(private_dirty(w.pid) for w in workers)}
-                if count == 4 and not tiny and not idle:
-                    pids = [trainer.pid] + [w.pid for w in workers]
-                    before = [cpu_seconds(pid) for pid in pids]
-                    pause = 5 if self.quick else 30
-                    time.sleep(pause)
-                    idle.extend((cpu_seconds(p) - b) / pause for p, b in zip(pids, before))
-                trainer.stdin.close()
-                trainer.stdin = None
-                return seen
-
-            left = glob.glob("/dev/shm/weightcast.*.bench-*")
-            if left:
-                sys.exit(f"bench: shared memory of an earlier run would be counted: {left}")
-            size = ["--tiny"] if tiny else []
-            before = mem_available()
-            result = self.run(
-                ["--mode", "idle"] + size, count, ["--activation", "view", "--forward"] + size, meanwhile
-            )
-            return dict(result, used=before - result["available"])
-
-        idle, rounds = [], []
-        for _ in range(1 if self.quick else 5):
-            rounds.append(
-                {f"{count}{' tiny' if tiny else ''}": look(count, tiny) for tiny in (False, True) for count in (1, 4)}
-            )
-        policy = rounds[0]["1"]["bytes"]
-        whole = statistics.median(r["4"]["used"] - r["1"]["used"] for r in rounds)
-        bare = statistics.median(r["4 tiny"]["used"] - r["1 tiny"]["used"] for r in rounds)
-        row = {
-            "policy_bytes": policy,
-            "whole_bytes": whole,
-            "bare_bytes": bare,
-            "more_policies": (whole - bare) / policy,
-            "dirty_kib": max(r["1"]["dirty_kib"] + r["4"]["dirty_kib"] for r in rounds),
-            "idle_share": idle,
-            "rounds": rounds,
-        }
-        print(
-            f"  four view workers cost {whole / 1e6:.0f} MB more than one, {bare / 1e6:.0f} MB of it without a policy: "
-            f"{row['more_policies']:.3f} policies; idle {max(idle):.4f} of a core",
-            flush=True,
-        )
-        return row
-
-
-def mem_available():
-    return 1024 * int(re.search(r"MemAvailable:\s+(\d+)", pathlib.Path("/proc/meminfo").read_text())[1])
-
-
-def private_dirty(pid):
-    """KiB of private dirty pages in the process's mappings of slots."""
-    total, inside = 0, False
-    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-            inside = "/dev/shm/weightcast." in line
-        elif inside and line.startswith("Private_Dirty:"):
-            total += int(line.split()[1])
-    return total
-
-
-def cpu_seconds(pid):
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def machine():
-    model = re.search(r"model name\s*:\s*(.*)", pathlib.Path("/proc/cpuinfo").read_text())
-    return {
-        "date": datetime.date.today().isoformat(),
-        "cpu": model[1] if model else platform.processor(),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "command": "scripts/bench.sh",
-    }
-
-
-def tables(results):
-    where = results["machine"]
-    lines = [f"{where['date']}, {where['cpu']}, {where['cores']} cores, `{where['command']}`.", ""]
-    lines += ["### From publish point to applied by all workers, trainer idle", ""]
-    lines += ["| published | workers | way | ms (median) | memcpys of the same bytes | p90 | raw bytes, ipc / this | raw bytes, stream / this |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
-    raw = {(r["dtype"], r["workers"], r["way"]): r["memcpys"] for r in results["publish"] if r["way"].startswith("raw")}
-    for r in results["publish"]:
-        over = []
-        for socket in ("ipc", "stream"):
-            baseline = raw.get((r["dtype"], r["workers"], f"raw bytes, {socket}"))
-            over.append("–" if baseline is None or r["way"].startswith("raw") else f"{baseline / r['memcpys']:.1f}")
-        lines.append(
-            f"| {r['dtype']}, {r['bytes'] / 1e6:.0f} MB | {r['workers']} | {r['way']} | {r['applied_ms']:.1f} | "
-            f"{r['memcpys']:.2f} | {r['memcpys_p90']:.2f} | {over[0]} | {over[1]} |"
-        )
-    loop = results["loop"]
-    lines += ["", "### What the trainer's thread pays, publishing every step", ""]
-    lines += ["| tensors | steps | captured | fence + hook p50 | p99 | longest | step | control loop | step / control |", "|---|---|---|---|---|---|---|---|---|"]
-    lines.append(
-        f"| {loop['tensors']} | {loop['steps']} | {loop['captured']} | {loop['wait_p50_ms']:.3f} ms | {loop['wait_p99_ms']:.3f} ms | "
-        f"{loop['wait_max_ms']:.3f} ms | {loop['step_ms']:.0f} ms | {loop['control_ms']:.0f} ms | {1 + loop['slowdown']:.3f} |"
-    )
-    memory = results["memory"]
-    lines += ["", "### Memory and idle cost", ""]
-    lines += ["| what | value |", "|---|---|"]
-    lines.append(f"| four `view` workers that have run a forward, beyond one: whole processes (MemAvailable) | {memory['whole_bytes'] / 1e6:.0f} MB |")
-    lines.append(f"| the same with a policy of next to no bytes: what three more libtorch processes cost | {memory['bare_bytes'] / 1e6:.0f} MB |")
-    lines.append(f"| the difference: what the policy costs for three more workers, in policies of {memory['policy_bytes'] / 1e6:.0f} MB | {memory['more_policies']:.3f} |")
-    lines.append(f"| private dirty pages in the workers' slot mappings | {memory['dirty_kib']} KiB |")
-    lines.append(f"| idle: share of a core, trainer | {memory['idle_share'][0]:.4f} |")
-    lines.append(f"| idle: share of a core, each of four workers (greatest) | {max(memory['idle_share'][1:]):.4f} |")
-    return "\n".join(lines)
+# A group's results are one file and one block of the page.
+GROUPS = (
+    ("shm", "measured", bench_shm.SECTIONS, bench_shm.SharedMemory, bench_shm.tables),
+    ("network", "measured over the network", bench_network.SECTIONS, bench_network.Network, bench_network_tables.tables),
+)
 
 
 def main():
+    every = [section for _, _, sections, _, _ in GROUPS for section in sections]
     parser = argparse.ArgumentParser(prog="bench.sh")
     parser.add_argument("--build", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--root", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--only", metavar="NAMES", help="of publish,loop,memory; the other results stay as they were")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds; writes nothing into the tree")
+    parser.add_argument("--only", metavar="NAMES", help=f"of {','.join(every)}; the other results stay as they were")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller policies; writes nothing into the tree")
     options = parser.parse_args()
-    bench = Bench(options)
-    kept = options.root / "bench" / "results" / "shm.json"
-    results = dict(json.loads(kept.read_text())) if options.only else {}
-    results["machine"] = machine()
-    for name in options.only.split(",") if options.only else ("publish", "loop", "memory"):
-        print(f"{name}:", flush=True)
-        results[name] = getattr(bench, name)()
-    text = tables(results)
-    print("\n" + text)
-    if options.quick:
-        return
+    wanted = options.only.split(",") if options.only else every
+    for name in wanted:
+        if name not in every:
+            parser.error(f"--only: {name} is none of {', '.join(every)}")
+
     folder = options.root / "bench" / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / "shm.json").write_text(json.dumps(results, indent=1) + "\n")
-    page = options.root / "docs" / "benchmarks.md"
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    for name, block, sections, group, tables in GROUPS:
+        mine = [section for section in sections if section in wanted]
+        if not mine:
+            continue
+        kept = folder / f"{name}.json"
+        results = json.loads(kept.read_text()) if kept.exists() and not options.quick else {}
+        results["machine"] = machine()
+        bench = group(options)
+        for section in mine:
+            print(f"{section}:", flush=True)
+            results[section] = getattr(bench, section)()
+        text = tables(results)
+        print("\n" + text + "\n", flush=True)
+        if options.quick:
+            continue
+        folder.mkdir(exist_ok=True)
+        kept.write_text(json.dumps(results, indent=1) + "\n")
+        replace_block(options.root / "docs" / "benchmarks.md", block, text)
 
 
 if __name__ == "__main__":
