@@ -116,7 +116,8 @@ struct TensorView {
   std::vector<std::int64_t> strides;  ///< in elements; empty means contiguous (row-major)
 };
 
-/// All tensors of a policy at a publish point, in the same order on every rank.
+/// All tensors of a policy at a publish point, in the same order on every rank. Of a sharded tensor
+/// each rank lists its own box, an empty one where it holds none of it.
 struct TensorList {
   std::vector<TensorView> tensors;
   /// Keeps every `data` alive until the copies have ended, even if the trainer frees the tensors.

@@ -29,6 +29,7 @@ transport::Bucket to_move(const plan::PlannedBucket& planned, std::size_t index,
       bucket.strips.push_back({strip.source, strip.bytes, strip.count, strip.source_stride});
     }
   }
+  bucket.checked_later = placing.placer.checks_all();
   bucket.place = [to = &placing, index](std::size_t at, std::span<const std::byte> source) {
     base::failpoint("engine.copying", to->number);
     to->placer.place(index, at, source);

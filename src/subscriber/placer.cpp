@@ -30,6 +30,11 @@ ImagePlacer::ImagePlacer(const plan::Manifest& manifest, const plan::ImagePlan& 
     const plan::ShareEntry& of = share.entries[entry.entry];
     whole_.push_back({entry.target, of.info.bytes(), &of, share.rank, false});
   }
+  std::uint64_t of_tensors = 0;
+  std::uint64_t of_whole = 0;
+  for (const plan::ImageTensor& tensor : plan.tensors) of_tensors += tensor.info.bytes();
+  for (const Whole& whole : whole_) of_whole += whole.bytes;
+  checks_all_ = of_tensors == of_whole;  // entries do not overlap in the image
   // Empty ones first where several begin at the same byte, so that their ends rise too.
   std::sort(whole_.begin(), whole_.end(), [](const Whole& x, const Whole& y) {
     return x.target != y.target ? x.target < y.target : x.bytes < y.bytes;

@@ -27,6 +27,9 @@ class ImagePlacer {
   /// after the other.
   void place(std::size_t bucket, std::uint64_t at, std::span<const std::byte> source);
 
+  /// Whether check() compares digests of every byte of every tensor, so that nothing else need.
+  bool checks_all() const noexcept { return checks_all_; }
+
   /// Once every bucket was placed. @return kMismatch that names the tensor
   Status check() const;
 
@@ -59,6 +62,7 @@ class ImagePlacer {
   const plan::ImagePlan& plan_;
   const std::span<std::byte> image_;
   std::vector<Whole> whole_;
+  bool checks_all_ = false;
   std::vector<Sum> sums_;                  ///< one for each of whole_
   std::vector<std::uint64_t> strip_ends_;  ///< in the bucket's bytes; all buckets' one after another
   std::vector<std::size_t> first_strip_;   ///< by bucket: where its part of strip_ends_ begins

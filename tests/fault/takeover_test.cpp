@@ -100,6 +100,12 @@ TEST_F(Takeover, AStoppedTrainerIsReplacedAndPublishesNoMoreWhenItGoesOn) {
     if (former_0->running() && former_1->running()) push_on();
     return former_0->logged("event=superseded");
   })) << job.why();
+  // A point's report tells what was published by then; the one under way may be older than the end.
+  const std::uint64_t settled = former_0->point + 3;
+  ASSERT_TRUE(job.train_until([&] {
+    push_on();
+    return former_0->point >= settled;
+  })) << job.why();
   const std::uint64_t published = former_0->published;
   const std::uint64_t until = former_0->point + 20;
   ASSERT_TRUE(job.train_until([&] {

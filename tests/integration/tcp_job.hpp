@@ -16,7 +16,7 @@
 #include "integration/local_job.hpp"
 #include "protocol/wire.hpp"
 #include "stream/control_socket.hpp"
-#include "support/tcp_proxy.hpp"
+#include "support/recording_proxy.hpp"
 
 namespace weightcast::test {
 

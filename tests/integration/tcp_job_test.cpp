@@ -113,15 +113,15 @@ TEST_F(TcpJob, WithoutKeysNobodyMeetsOtherHosts) {
   PublisherOptions options = listening("0.0.0.0:0");
   options.keys.clear();
   expect_refusal(Publisher::open(options, policy.lister()).status(), Code::kInvalid,
-                 {"option listen = \"0.0.0.0:0\"", "weightcast keygen --directory", "copy"});
+                 {"listen = 0.0.0.0:0", "weightcast keygen --directory", "copy"});
   PublisherOptions rank_1 = test::TwoRanks::with_rank(publisher_options(), 1);
   rank_1.coordinator = "trainer-0:29577";
   expect_refusal(Publisher::open(rank_1, policy.lister()).status(), Code::kInvalid,
-                 {"option coordinator = \"trainer-0:29577\"", "weightcast keygen --directory"});
+                 {"coordinator = trainer-0:29577", "weightcast keygen --directory"});
   SubscriberOptions engine = remote("far", 1);
   engine.keys.clear();
   expect_refusal(Subscriber::open(engine).status(), Code::kInvalid,
-                 {"option coordinator", "weightcast keygen --directory"});
+                 {"coordinator = ", "weightcast keygen --directory"});
   engine.keys = of_keys.path() + "/none";
   expect_refusal(Subscriber::open(engine).status(), Code::kNotFound,
                  {"option keys", of_keys.path() + "/none", "weightcast keygen --directory"});
