@@ -70,7 +70,8 @@ int follow(const weightcast::SubscriberOptions& base) {
     const auto line = commands.next(std::chrono::seconds(1));
     if (line == "leave") return 0;
     if (line == "status") {
-      emit({{"kind", "status"}, {"status", describe(subscriber->status())},
+      emit({{"kind", "status"},
+            {"status", describe(subscriber->status())},
             {"memory", memory.report()}});
     }
   }

@@ -73,10 +73,10 @@ inline std::map<std::string, std::uint64_t> sizes_in(const char* path) {
   return sizes;
 }
 
-/// Memory of this process, now and (anonymous: sampled on a thread of its own; all: by the kernel) at
-/// its peak. Anonymous memory is what the process has for itself: weights, images, buckets, heap.
-/// Slots are shared memory, which a host has once; a process that maps one is given its part of it
-/// (Pss_Shmem), all of it where no other process does.
+/// Memory of this process, now and (anonymous: sampled on a thread of its own; all: by the kernel)
+/// at its peak. Anonymous memory is what the process has for itself: weights, images, buckets,
+/// heap. Slots are shared memory, which a host has once; a process that maps one is given its part
+/// of it (Pss_Shmem), all of it where no other process does.
 class Memory {
  public:
   Memory() : peak_anonymous_(anonymous()), sampler_([this] { sample(); }) {}

@@ -1,10 +1,12 @@
-// A trainer of the benchmarks, without torch. Prints JSON lines; leaves when its standard input ends.
-// Driven by scripts/lib/bench_network.py.
+// A trainer of the benchmarks, without torch. Prints JSON lines; leaves when its standard input
+// ends. Driven by scripts/lib/bench_network.py.
 //
 //   --task step   training steps one after the other, each with its time; publishes every --every
 //                 steps, and after the step in which it reads a line "publish"
-//   --task bring  waits for --receivers engines, then publishes --rounds versions, each when all have
-//                 the one before, with the time from the publish point until the last had applied it
+//   --task bring  waits for --receivers engines, then publishes --rounds versions, each when all
+//   have
+//                 the one before, with the time from the publish point until the last had applied
+//                 it
 //   --task load   the steps alone, without a publisher
 //
 // A line "status" is answered with the publisher's status and this process's memory.
@@ -100,7 +102,8 @@ class Work {
     for (int i = 0; i < 400; ++i) {
       const auto start = Clock::now();
       pass();
-      milliseconds.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+      milliseconds.push_back(
+          std::chrono::duration<double, std::milli>(Clock::now() - start).count());
     }
     std::nth_element(milliseconds.begin(), milliseconds.begin() + 200, milliseconds.end());
     passes_ = std::max(1, static_cast<int>(step_ms / milliseconds[200] + 0.5));
@@ -201,8 +204,8 @@ class Trainer {
       work.step();
       [[maybe_unused]] const auto fenced = publisher_->fence();
       policy_.change(number);
-      const bool due =
-          publish || (options_.every > 0 && number % static_cast<std::uint64_t>(options_.every) == 0);
+      const bool due = publish || (options_.every > 0 &&
+                                   number % static_cast<std::uint64_t>(options_.every) == 0);
       weightcast::PointResult point;
       if (due) point = publisher_->publish(policy_.lister());
       const std::int64_t end = now_ns();

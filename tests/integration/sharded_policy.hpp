@@ -1,5 +1,5 @@
-// A policy of some 64 MB that two trainer ranks hold by boxes, and what engines may want of it. Every
-// element follows from the version's number, its tensor and its place in the whole tensor.
+// A policy of some 64 MB that two trainer ranks hold by boxes, and what engines may want of it.
+// Every element follows from the version's number, its tensor and its place in the whole tensor.
 #pragma once
 
 #include <cstdint>
@@ -152,7 +152,8 @@ inline std::vector<WantedTensor> wanted_by(const std::string& kind) {
     const ShardedTensor& tensor = sharded_tensors()[i];
     const std::string first = tensor.name.substr(0, 2);
     if (kind == "fused" && (first == "q." || first == "k." || first == "v.")) {
-      if (first == "q.") wanted.push_back({{"qkv.weight", {0, tensor.columns}, {}}, tensor.dtype, {}});
+      if (first == "q.")
+        wanted.push_back({{"qkv.weight", {0, tensor.columns}, {}}, tensor.dtype, {}});
       WantedTensor& qkv = wanted.back();
       std::int64_t& rows = qkv.layout.shape[0];
       qkv.layout.pieces.push_back({tensor.name, {}, {}, {rows, 0}});
@@ -168,9 +169,10 @@ inline std::vector<WantedTensor> wanted_by(const std::string& kind) {
       (by_columns ? column : row) = right ? extent / 2 : 0;
       extent = right ? extent - extent / 2 : extent / 2;
     }
-    wanted.push_back({{tensor.name, {rows, columns}, {{tensor.name, {row, column}, {rows, columns}}}},
-                      tensor.dtype,
-                      {{i, row, column, rows}}});
+    wanted.push_back(
+        {{tensor.name, {rows, columns}, {{tensor.name, {row, column}, {rows, columns}}}},
+         tensor.dtype,
+         {{i, row, column, rows}}});
   }
   return wanted;
 }

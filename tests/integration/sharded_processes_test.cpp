@@ -1,5 +1,6 @@
-// Two trainer processes that hold a policy by boxes, and engine processes that want it whole, by halves
-// across those boxes, and with three tensors fused: bit for bit, and nobody holds more than its part.
+// Two trainer processes that hold a policy by boxes, and engine processes that want it whole, by
+// halves across those boxes, and with three tensors fused: bit for bit, and nobody holds more than
+// its part.
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/stat.h>
@@ -29,7 +30,7 @@ constexpr std::uint32_t kSlots = 3;
 constexpr std::uint64_t kMiB = 1u << 20;
 constexpr std::uint64_t kBucketBytes = 128 * 1024;
 constexpr std::uint64_t kUnderWay = 8 * kBucketBytes;  // an engine's buckets from a rank at once
-constexpr std::uint64_t kVersions = 4;  // that each engine looks at, at least
+constexpr std::uint64_t kVersions = 4;                 // that each engine looks at, at least
 
 struct Way {
   TransportChoice transport;
@@ -70,15 +71,16 @@ int train(const Talk& talk, PublisherOptions options) {
       publisher->publish(policy.lister());
     }
     const PublisherStatus status = publisher->status();
-    talk.say("at " + std::to_string(status.published.number) + " " + std::to_string(memory.grown()) +
-             " " + std::to_string(publisher->options().slot_bytes));
+    talk.say("at " + std::to_string(status.published.number) + " " +
+             std::to_string(memory.grown()) + " " +
+             std::to_string(publisher->options().slot_bytes));
   }
   return 0;
 }
 
 // ---- an engine ------------------------------------------------------------------------------
-// Looks at every version that it gets a lease on, at both ends of the lease. Asked "count" it answers
-// "seen VERSIONS GROWN" or "bad WHAT".
+// Looks at every version that it gets a lease on, at both ends of the lease. Asked "count" it
+// answers "seen VERSIONS GROWN" or "bad WHAT".
 
 int follow(const Talk& talk, SubscriberOptions options, const std::string& kind) {
   test::OwnMemory memory;
@@ -253,8 +255,8 @@ TEST_P(ShardedProcesses, EveryLeaseIsBitExactAndNobodyHoldsMoreThanItsPart) {
   const bool is_flip = GetParam().activation == Activation::kFlip;
   const bool is_tcp = GetParam().transport == TransportChoice::kTcp;
   for (const Engine& engine : engines) {
-    // Over tcp a bucket is there twice, as it came and deciphered. Threads, sockets and the heap take
-    // a few MiB more.
+    // Over tcp a bucket is there twice, as it came and deciphered. Threads, sockets and the heap
+    // take a few MiB more.
     const std::uint64_t buckets = is_tcp ? 2 * kRanks * kUnderWay : 0;
     const std::uint64_t part = test::wanted_bytes(engine.kind);
     const std::uint64_t images = is_flip ? 2 : 1;

@@ -30,8 +30,8 @@ inline std::uint64_t memory_field(const std::string& name) {
   return 0;
 }
 
-/// Watches anonymous memory (heap, stacks, images; not what is mapped of shared memory) from a thread
-/// of its own, a few hundred times a second.
+/// Watches anonymous memory (heap, stacks, images; not what is mapped of shared memory) from a
+/// thread of its own, a few hundred times a second.
 class OwnMemory {
  public:
   OwnMemory() : before_(memory_field("RssAnon")), peak_(before_), thread_([this] { watch(); }) {}
