@@ -122,7 +122,8 @@ wanted() {
 common=(-Dtests=enabled "-Dpython=$tools_python")
 # Sanitizers make gcc 12 see uninitialized members inside <regex> and <functional> (PR105562).
 sanitized=(-Dtorch=disabled -Dexamples=disabled -Db_lundef=false -Doptimization=1)
-quiet=-Wno-maybe-uninitialized
+# Lines are enough for a report, and half as much to write.
+quiet="-Wno-maybe-uninitialized -g1"
 
 mapfile -t chosen < <(wanted unit contract simulation integration fault torch)
 WEIGHTCAST_SIM_SEEDS=$seeds stage test "${chosen[@]}" -- --werror "${common[@]}" \
