@@ -137,11 +137,10 @@ if [[ $is_quick == no ]]; then
   fi
   mapfile -t chosen < <(wanted unit contract simulation integration)
   if ((${#chosen[@]})); then
-    # Without optimization: it compiles in two thirds of the time, and the tests are short.
     WEIGHTCAST_SIM_SEEDS=$((seeds < 200 ? seeds : 200)) \
       ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 \
       timeout_factor=5 stage asan "${chosen[@]}" -- "${common[@]}" "${sanitized[@]}" \
-      -Db_sanitize=address,undefined -Doptimization=0 \
+      -Db_sanitize=address,undefined -Doptimization=1 \
       "-Dcpp_args=-fno-sanitize-recover=all $quiet"
   fi
 fi
