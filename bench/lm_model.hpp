@@ -21,8 +21,8 @@ inline constexpr LmShape kTinyLm{64, 12, 4, 32, 30};
 
 struct LmImpl : torch::nn::Module {
   explicit LmImpl(torch::ScalarType dtype = torch::kFloat32, const LmShape& its = {}) : shape(its) {
-    const auto weight = [&](const std::string& name, std::vector<std::int64_t> shape) {
-      torch::Tensor value = torch::empty(shape, torch::TensorOptions().dtype(dtype));
+    const auto weight = [&](const std::string& name, std::vector<std::int64_t> sizes) {
+      torch::Tensor value = torch::empty(sizes, torch::TensorOptions().dtype(dtype));
       value.uniform_(-0.02, 0.02);
       return register_parameter(name, value);
     };

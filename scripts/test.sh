@@ -121,8 +121,9 @@ wanted() {
 
 common=(-Dtests=enabled "-Dpython=$tools_python")
 # Sanitizers make gcc 12 see uninitialized members inside <regex> and <functional> (PR105562).
-sanitized=(-Dtorch=disabled -Dexamples=disabled -Db_lundef=false -Doptimization=1)
-quiet=-Wno-maybe-uninitialized
+sanitized=(-Dtorch=disabled -Dexamples=disabled -Db_lundef=false)
+# Lines are enough for a report, and half as much to write.
+quiet="-Wno-maybe-uninitialized -g1"
 
 mapfile -t chosen < <(wanted unit contract simulation integration fault torch)
 WEIGHTCAST_SIM_SEEDS=$seeds stage test "${chosen[@]}" -- --werror "${common[@]}" \
@@ -131,15 +132,17 @@ WEIGHTCAST_SIM_SEEDS=$seeds stage test "${chosen[@]}" -- --werror "${common[@]}"
 if [[ $is_quick == no ]]; then
   if ((${#suites[@]} == 0)); then
     TSAN_OPTIONS="exitcode=66:second_deadlock_stack=1:suppressions='$root/scripts/lib/tsan.supp'" \
-      timeout_factor=5 stage tsan threads -- "${common[@]}" "${sanitized[@]}" -Db_sanitize=thread \
+      timeout_factor=5 stage tsan threads -- "${common[@]}" "${sanitized[@]}" -Db_sanitize=thread -Doptimization=1 \
       "-Dcpp_args=$quiet"
   fi
   mapfile -t chosen < <(wanted unit contract simulation integration)
   if ((${#chosen[@]})); then
+    # Without optimization: it compiles in two thirds of the time, and the tests are short.
     WEIGHTCAST_SIM_SEEDS=$((seeds < 200 ? seeds : 200)) \
       ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 \
       timeout_factor=5 stage asan "${chosen[@]}" -- "${common[@]}" "${sanitized[@]}" \
-      -Db_sanitize=address,undefined "-Dcpp_args=-fno-sanitize-recover=all $quiet"
+      -Db_sanitize=address,undefined -Doptimization=0 \
+      "-Dcpp_args=-fno-sanitize-recover=all $quiet"
   fi
 fi
 

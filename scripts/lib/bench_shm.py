@@ -3,7 +3,6 @@
 Drives bench/bench_trainer and bench/bench_worker.
 """
 
-import glob
 import json
 import os
 import pathlib
@@ -31,7 +30,7 @@ class SharedMemory:
         environment = dict(os.environ, WEIGHTCAST_DIR=f"{directory}/meet", WEIGHTCAST_JOB=f"bench-{os.getpid()}")
         processes = []
         try:
-            for index in range(workers):
+            def start_worker(index):
                 command = [str(self.binaries / "bench_worker"), "--worker", str(index), "--directory", directory]
                 processes.append(
                     subprocess.Popen(
@@ -42,12 +41,16 @@ class SharedMemory:
                         text=True,
                     )
                 )
+                return processes[-1]
+
+            for index in range(workers):
+                start_worker(index)
             command = [str(self.binaries / "bench_trainer"), "--workers", str(workers), "--directory", directory]
             process = subprocess.Popen(
                 command + list(trainer), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
             )
             processes.append(process)
-            extra = meanwhile(process, processes[:-1]) if meanwhile else {}
+            extra = meanwhile(process, processes[:-1], start_worker) if meanwhile else {}
             out, _ = process.communicate(timeout=1200)
             if process.returncode != 0:
                 sys.exit(f"bench: {' '.join(command + list(trainer))} ended with status {process.returncode}")
@@ -140,52 +143,47 @@ class SharedMemory:
         return row
 
     def memory(self):
-        """MemAvailable with 1 and with 4 view workers that have run a forward; private dirty pages.
+        """MemAvailable with one view worker, and after three more have joined and run a forward.
 
-        A worker process costs memory of its own (libtorch's heap above all). The same workers with a
-        policy of next to no bytes tell that apart from what the policy costs, in turn with them."""
+        All in one job: the trainer's gigabytes come and go by more than a worker costs. A worker process
+        has memory of its own (libtorch's heap above all): the same with a policy of next to no bytes
+        tells that apart from what the policy costs, in turn."""
+        idle = []
 
-        def look(count, tiny=False):
-            def meanwhile(trainer, workers):
-                trainer.stdout.readline()  # ready: all serve the version
-                for worker in workers:
-                    worker.stdout.readline()  # has run a forward
-                time.sleep(1)
-                seen = {"available": mem_available(), "dirty_kib": sum(private_dirty(w.pid) for w in workers)}
-                if count == 4 and not tiny and not idle:
-                    pids = [trainer.pid] + [w.pid for w in workers]
-                    before = [cpu_seconds(pid) for pid in pids]
-                    pause = 2 if self.quick else 30
+        def look(tiny):
+            def meanwhile(trainer, workers, start_worker):
+                trainer.stdout.readline()  # ready: the first serves the version
+                workers[0].stdout.readline()  # has run a forward
+                time.sleep(2)
+                before = mem_available()
+                more = [start_worker(index) for index in range(1, 4)]
+                for worker in more:
+                    worker.stdout.readline()
+                time.sleep(2)
+                seen = {"used": before - mem_available(), "dirty_kib": sum(private_dirty(w.pid) for w in workers + more)}
+                if not tiny and not idle:
+                    pids = [process.pid for process in [trainer] + workers + more]
+                    at_first = [cpu_seconds(pid) for pid in pids]
+                    pause = 2 if self.quick else 20
                     time.sleep(pause)
-                    idle.extend((cpu_seconds(p) - b) / pause for p, b in zip(pids, before))
+                    idle.extend((cpu_seconds(p) - b) / pause for p, b in zip(pids, at_first))
                 trainer.stdin.close()
                 trainer.stdin = None
                 return seen
 
-            left = glob.glob("/dev/shm/weightcast.*.bench-*")
-            if left:
-                sys.exit(f"bench: shared memory of an earlier run would be counted: {left}")
             size = ["--tiny"] if tiny else []
-            before = mem_available()
-            result = self.run(
-                ["--mode", "idle"] + size, count, ["--activation", "view", "--forward"] + size, meanwhile
-            )
-            return dict(result, used=before - result["available"])
+            return self.run(["--mode", "idle"] + size, 1, ["--activation", "view", "--forward"] + size, meanwhile)
 
-        idle, rounds = [], []
-        for _ in range(1 if self.quick else 5):
-            rounds.append(
-                {f"{count}{' tiny' if tiny else ''}": look(count, tiny) for tiny in (False, True) for count in (1, 4)}
-            )
-        policy = rounds[0]["1"]["bytes"]
-        whole = statistics.median(r["4"]["used"] - r["1"]["used"] for r in rounds)
-        bare = statistics.median(r["4 tiny"]["used"] - r["1 tiny"]["used"] for r in rounds)
+        rounds = [{"policy": look(False), "tiny": look(True)} for _ in range(1 if self.quick else 5)]
+        policy = rounds[0]["policy"]["bytes"]
+        whole = statistics.median(r["policy"]["used"] for r in rounds)
+        bare = statistics.median(r["tiny"]["used"] for r in rounds)
         row = {
             "policy_bytes": policy,
             "whole_bytes": whole,
             "bare_bytes": bare,
             "more_policies": (whole - bare) / policy,
-            "dirty_kib": max(r["1"]["dirty_kib"] + r["4"]["dirty_kib"] for r in rounds),
+            "dirty_kib": max(r["policy"]["dirty_kib"] for r in rounds),
             "idle_share": idle,
             "rounds": rounds,
         }
@@ -245,7 +243,7 @@ def loop_table(loop):
 
 def memory_table(memory):
     lines = ["", "### Memory and idle cost", "", "| what | value |", "|---|---|"]
-    lines.append(f"| four `view` workers that have run a forward, beyond one: whole processes (MemAvailable) | {memory['whole_bytes'] / 1e6:.0f} MB |")
+    lines.append(f"| four `view` workers that have run a forward, beyond one: whole processes (MemAvailable, {memory['whole_bytes'] / memory['policy_bytes']:.3f} policies) | {memory['whole_bytes'] / 1e6:.0f} MB |")
     lines.append(f"| the same with a policy of next to no bytes: what three more libtorch processes cost | {memory['bare_bytes'] / 1e6:.0f} MB |")
     lines.append(f"| the difference: what the policy costs for three more workers, in policies of {memory['policy_bytes'] / 1e6:.0f} MB | {memory['more_policies']:.3f} |")
     lines.append(f"| private dirty pages in the workers' slot mappings | {memory['dirty_kib']} KiB |")

@@ -177,7 +177,7 @@ class Coordinator {
   void refuse(Peer peer, const Member& member, Refusal reason, std::string text);
   void evict_silent(Clock::time_point now);
   void drop_source(Clock::time_point now, std::uint32_t rank, const char* why);
-  void drop_receiver(Clock::time_point now, const std::string& name, const char* why, bool lost);
+  void drop_receiver(Clock::time_point now, std::string name, const char* why, bool lost);
 
   // From publish points to versions.
   void on_source_state(Clock::time_point now, SourceMember& source, const SourceState& state);

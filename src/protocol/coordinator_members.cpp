@@ -182,8 +182,8 @@ void Coordinator::drop_source(Clock::time_point now, std::uint32_t rank, const c
   if (round_ && !round_->committed) abort_round(now, text.c_str());
 }
 
-void Coordinator::drop_receiver(Clock::time_point, const std::string& name, const char* why,
-                                bool lost) {
+/// @param name by value: it may be the key of what is erased here
+void Coordinator::drop_receiver(Clock::time_point, std::string name, const char* why, bool lost) {
   auto found = receivers_.find(name);
   if (found == receivers_.end()) return;
   if (round_ && found->second.assignment && found->second.assignment->in_round && lost) {

@@ -77,6 +77,11 @@ void Coordinator::consider_round(Clock::time_point now) {
   for (auto& [name, receiver] : receivers_) {
     if (receiver.lagging || receiver.state.lagging) continue;
     if (receiver.catch_up_failures != 0 && now < receiver.retry_at) continue;
+    // Its bytes flow into place: called off it would have nothing to serve.
+    if (receiver.in_place && receiver.assignment &&
+        receiver.assignment->stage == Stage::kCommitting) {
+      continue;
+    }
     receiver.failure.clear();
     assign(now, receiver, round_->number, true);
   }

@@ -136,6 +136,7 @@ TEST_F(ActivationBudget, AnExplicitChoiceFailsRatherThanFalls) {
     SubscriberOptions options = copying("poor", policy, policy_bytes(policy) * 3 / 2);
     options.activation = activation;
     Subscriber engine = follow(options);
+    EXPECT_TRUE(publisher.fence());
     policy.step(1);
     publisher.publish(policy.lister());
     ASSERT_TRUE(eventually([&] { return engine.status().failed > 0; }));

@@ -278,6 +278,21 @@ TEST_F(InPlace, OneThatIsBrokenGoesFirstAndOneThatStaysSoHoldsNobodyUp) {
   EXPECT_EQ(order("b"), Order::kCommit) << "after two failures nobody waits for it";
 }
 
+TEST_F(InPlace, OneWhoseBytesFlowIsNotCalledAwayToTheNextRound) {
+  publish(1);
+  join("late", kInPlace);
+  say("late", Phase::kStaged, 0);
+  ASSERT_EQ(order("late"), Order::kCommit);
+  const std::uint64_t attempt = prepared("late")->attempt;
+
+  publish(2);
+
+  EXPECT_EQ(hall_.coordinator().committed(), 2u);
+  EXPECT_EQ(prepared("late")->attempt, attempt);
+  say("late", Phase::kApplied, 1);
+  EXPECT_EQ(prepared("late")->number, 2u);
+}
+
 TEST_F(InPlace, HalfOfThemMayGoAtOnceWhereNothingElseIsSaid) {
   Hall hall;
   hall.join_source(0, 1);

@@ -51,11 +51,11 @@ class FakeHost : public StagerHost {
 class NotingApplier : public Applier {
  public:
   Status begin(const Version&, const std::vector<TensorInfo>&) override {
-    calls += 'b';
+    note('b');
     return Status::ok();
   }
   Status place(const std::shared_ptr<PolicyImage>& image) override {
-    calls += 'p';
+    note('p');
     if (failures > 0) {
       --failures;
       return Status(Code::kExhausted, "no memory for a replica");
@@ -63,19 +63,31 @@ class NotingApplier : public Applier {
     kept = image;
     return Status::ok();
   }
-  void commit(const Version&) noexcept override { calls += 'c'; }
+  void commit(const Version&) noexcept override { note('c'); }
   void rollback(const Version&) noexcept override {
-    calls += 'r';
+    note('r');
     kept.reset();
   }
   void suspend(const Version&) noexcept override {
-    calls += 's';
+    note('s');
     kept.reset();
   }
 
-  std::string calls;
+  /// A letter for each call so far.
+  std::string calls() const {
+    const std::lock_guard lock(mutex_);
+    return calls_;
+  }
   int failures = 0;
   std::shared_ptr<PolicyImage> kept;
+
+ private:
+  void note(char call) {
+    const std::lock_guard lock(mutex_);
+    calls_ += call;
+  }
+  mutable std::mutex mutex_;
+  std::string calls_;
 };
 
 class InPlaceTest : public ::testing::Test {
@@ -146,7 +158,7 @@ TEST_F(InPlaceTest, EveryVersionLiesWhereTheFirstDid) {
 TEST_F(InPlaceTest, TheApplierLetsGoBeforeAndPlacesAfter) {
   ASSERT_TRUE(take_in(incoming(1)));
   ASSERT_TRUE(take_in(incoming(2)));
-  EXPECT_EQ(applier->calls, "pcspc");
+  EXPECT_EQ(applier->calls(), "pcspc");
 }
 
 TEST_F(InPlaceTest, WaitsForLeasesAndLetsOthersGoOnMeanwhile) {
@@ -180,10 +192,7 @@ TEST_F(InPlaceTest, ATensorThatOutlivesItsLeaseKeepsItsBytesAndTheFormerVersionS
   auto done = std::async(std::launch::async, [&] { return take_in(incoming(2)); });
   ASSERT_TRUE(host.wait_until([&] { return host.pauses == 2 && host.current == kept; }));
   EXPECT_TRUE(all_are(*kept, 1));
-  {
-    const std::lock_guard lock(host.mutex);
-    EXPECT_EQ(applier->calls.substr(0, 7), "pcsrbpc") << "the former version was put back";
-  }
+  EXPECT_EQ(applier->calls().substr(0, 7), "pcsrbpc") << "the former version was put back";
   kept.reset();
 
   const Status status = done.get();
@@ -213,10 +222,10 @@ TEST_F(InPlaceTest, CancellingEndsADrainAndLeavesWhatIsServed) {
 
 TEST_F(InPlaceTest, APlaceThatFailsIsTriedAgainAndThenGivenUp) {
   ASSERT_TRUE(take_in(incoming(1)));
-  applier->calls.clear();
+  const std::size_t before = applier->calls().size();
   applier->failures = 2;
   ASSERT_TRUE(take_in(incoming(2)));
-  EXPECT_EQ(applier->calls, "sprbprbpc");
+  EXPECT_EQ(applier->calls().substr(before), "sprbprbpc");
   EXPECT_TRUE(all_are(*host.current, 2));
 
   applier->failures = 100;
