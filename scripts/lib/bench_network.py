@@ -12,7 +12,7 @@ import sys
 import time
 
 from bench_job import Job
-from bench_support import mem_available
+from bench_support import Others, mem_available
 
 SECTIONS = ("storm", "tight", "tcp")
 JOINERS = 16
@@ -43,26 +43,27 @@ class Network:
             try:
                 seen = []
                 for number in range(rounds):
-                    control = self.window(quiet_seconds)
+                    control = self.window(quiet_seconds, trainer)
                     load = job.start("core_trainer", ["--task", "load", "--bytes", 1_000_000], before=["nice", "-n", "19"])
                     load.wait_for("started")
-                    loaded = self.window(quiet_seconds)
+                    loaded = self.window(quiet_seconds, trainer, load)
                     job.end([load])
                     # A version comes in between in every second storm.
                     storm = self.one_storm(job, trainer, number, number % 2 == 1)
                     seen.append({"control": control, "loaded": loaded, "storm": storm})
-                last = self.window(quiet_seconds)
-                trainer.wait_for("steps", lambda line: line["steps"][-1][0] > last[1])
+                last = self.window(quiet_seconds, trainer)
+                trainer.wait_for("steps", lambda line: line["steps"][-1][0] > last["window"][1])
             finally:
                 os.sched_setaffinity(0, all_cores)
             steps = [step for line in trainer.lines("steps") for step in line["steps"]]
         return storm_row(seen, last, steps, bytes_of_policy)
 
     @staticmethod
-    def window(seconds):
+    def window(seconds, *processes):
+        others = Others(*(process.process.pid for process in processes))
         begin = time.monotonic_ns()
         time.sleep(seconds)
-        return [begin, time.monotonic_ns()]
+        return {"window": [begin, time.monotonic_ns()], "others": others.cores()}
 
     @staticmethod
     def publish(trainer):
@@ -76,6 +77,7 @@ class Network:
 
     def one_storm(self, job, trainer, number, with_version):
         before = trainer.ask()
+        others = Others(trainer.process.pid)
         begin = time.monotonic_ns()
         engines = [
             job.start("core_engine", ["--activation", "flip", "--transport", "tcp", "--name", f"joiner-{number}-{i}"], before=["nice", "-n", "19"])
@@ -91,11 +93,13 @@ class Network:
             newest, sent_at_version = point["number"], point["sent_bytes"]
         first = [engine.wait_for("version")["at_ns"] for engine in engines]
         done = [engine.wait_for("version", lambda line: line["number"] >= newest)["at_ns"] for engine in engines]
+        taken_by_others = others.cores(*(engine.process.pid for engine in engines))
         statuses = [engine.ask()["status"] for engine in engines]
         after = trainer.ask()
         job.end(engines)
         row = {
             "window": [begin, max(done)],
+            "others": taken_by_others,
             "with_version": with_version,
             "served": sorted(status["serving"] for status in statuses),
             "newest": newest,
@@ -109,7 +113,7 @@ class Network:
         }
         if row["served"] != [newest] * JOINERS:
             sys.exit(f"bench: after a storm the joiners serve {row['served']}, expected {newest} everywhere")
-        print(f"  storm {number}: {JOINERS} joiners on version {newest} in {max(row['newest_s']):.2f} s, {row['sent_bytes'] / 1e6:.0f} MB from the trainer", flush=True)
+        print(f"  storm {number}: {JOINERS} joiners on version {newest} in {max(row['newest_s']):.2f} s, {row['sent_bytes'] / 1e6:.0f} MB from the trainer; others took {row['others']:.2f} cores", flush=True)
         return row
 
     # ---- tight ----------------------------------------------------------------------------------
@@ -248,9 +252,9 @@ def storm_row(seen, last, steps, bytes_of_policy):
     by_round = []
     for number, one in enumerate(seen):
         following = seen[number + 1]["control"] if number + 1 < len(seen) else last
-        control = times(one["control"]) + times(following)
+        control = times(one["control"]["window"]) + times(following["window"])
         storm = times(one["storm"]["window"])
-        loaded = times(one["loaded"])
+        loaded = times(one["loaded"]["window"])
         by_round.append(
             {
                 "median": statistics.median(storm) / statistics.median(control) - 1,
@@ -260,16 +264,26 @@ def storm_row(seen, last, steps, bytes_of_policy):
                 "steps": len(storm),
             }
         )
-        windows["control"] += times(one["control"])
+        windows["control"] += times(one["control"]["window"])
         windows["loaded"] += loaded
         windows["storm"] += storm
-    windows["control"] += times(last)
+    windows["control"] += times(last["window"])
+    others = {name: [one[name]["others"] for one in seen] for name in windows}
+    others["control"].append(last["others"])
     row = {
         "bytes": bytes_of_policy,
         "joiners": JOINERS,
         "rounds": by_round,
         "storms": [one["storm"] for one in seen],
-        "step_ms": {name: {"median": statistics.median(ms), "mean": statistics.mean(ms), "steps": len(ms)} for name, ms in windows.items()},
+        "step_ms": {
+            name: {
+                "median": statistics.median(ms),
+                "mean": statistics.mean(ms),
+                "steps": len(ms),
+                "others": statistics.mean(others[name]),
+            }
+            for name, ms in windows.items()
+        },
         "change": {key: statistics.median(r[key] for r in by_round) for key in ("median", "mean", "median_loaded", "mean_loaded")},
         "raw": windows,
     }

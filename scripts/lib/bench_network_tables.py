@@ -25,7 +25,7 @@ def tables(results):
 
 def storm_tables(storm):
     lines = ["", f"### {storm['joiners']} joiners at once, p2p over tcp, policy of {storm['bytes'] / 1e6:.0f} MB", ""]
-    lines += ["| the trainer's step | steps | median | mean | storm / this, median | mean |", "|---|---|---|---|---|---|"]
+    lines += ["| the trainer's step | steps | median | mean | storm / this, median | mean | cores taken by others |", "|---|---|---|---|---|---|---|"]
     change = storm["change"]
     for name, what, suffix in (
         ("control", "no engines", ""),
@@ -34,7 +34,8 @@ def storm_tables(storm):
     ):
         one = storm["step_ms"][name]
         ratios = "– | –" if suffix is None else f"{1 + change['median' + suffix]:.3f} | {1 + change['mean' + suffix]:.3f}"
-        lines.append(f"| {what} | {one['steps']} | {one['median']:.2f} ms | {one['mean']:.2f} ms | {ratios} |")
+        others = f"{one['others']:.2f}" if "others" in one else "–"  # results that were kept may lack it
+        lines.append(f"| {what} | {one['steps']} | {one['median']:.2f} ms | {one['mean']:.2f} ms | {ratios} | {others} |")
     lines += ["", "| storm | policies sent by the trainer | greatest | relayed by joiners | limit: each from the trainer | all on the newest | slowest |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for with_version, what in ((False, "no version meanwhile"), (True, "one more version meanwhile")):

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 
-from bench_support import heading, mem_available, percentile
+from bench_support import cpu_seconds, heading, mem_available, percentile
 
 SECTIONS = ("publish", "loop", "memory")
 
@@ -204,11 +204,6 @@ def private_dirty(pid):
         elif inside and line.startswith("Private_Dirty:"):
             total += int(line.split()[1])
     return total
-
-
-def cpu_seconds(pid):
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def tables(results):

@@ -5,6 +5,7 @@ import os
 import pathlib
 import platform
 import re
+import time
 
 
 def percentile(values, p):
@@ -14,6 +15,34 @@ def percentile(values, p):
 
 def mem_available():
     return 1024 * int(re.search(r"MemAvailable:\s+(\d+)", pathlib.Path("/proc/meminfo").read_text())[1])
+
+
+def cpu_seconds(pid):
+    """Of a process that runs, all its threads."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Others:
+    """How much of the processors went to processes other than ours (and, on a virtual machine, to others of
+    its host): where that is much, or differs between what is compared, the times are not worth much."""
+
+    def __init__(self, *pids):
+        self.mine = {pid: cpu_seconds(pid) for pid in (os.getpid(), *pids)}
+        self.all = self.machine_seconds()
+        self.begun = time.monotonic()
+
+    @staticmethod
+    def machine_seconds():
+        user, nice, system, _, _, _, _, steal = pathlib.Path("/proc/stat").read_text().split()[1:9]
+        return sum(map(int, (user, nice, system, steal))) / os.sysconf("SC_CLK_TCK")
+
+    def cores(self, *started):
+        """Since this object was made, as a number of cores. `started` are further processes of ours since
+        then; all of ours must still run."""
+        mine = sum(cpu_seconds(pid) - before for pid, before in self.mine.items())
+        mine += sum(cpu_seconds(pid) for pid in started)
+        return max(0.0, self.machine_seconds() - self.all - mine) / (time.monotonic() - self.begun)
 
 
 def machine():
