@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 
-from bench_support import cpu_seconds, heading, mem_available, percentile
+from bench_support import cpu_seconds, heading, percentile, settled_available
 
 SECTIONS = ("publish", "loop", "memory")
 
@@ -154,13 +154,12 @@ class SharedMemory:
             def meanwhile(trainer, workers, start_worker):
                 trainer.stdout.readline()  # ready: the first serves the version
                 workers[0].stdout.readline()  # has run a forward
-                time.sleep(2)
-                before = mem_available()
+                before, settled = settled_available()
                 more = [start_worker(index) for index in range(1, 4)]
                 for worker in more:
                     worker.stdout.readline()
-                time.sleep(2)
-                seen = {"used": before - mem_available(), "dirty_kib": sum(private_dirty(w.pid) for w in workers + more)}
+                after, settled_too = settled_available()
+                seen = {"used": before - after, "settled": settled and settled_too, "dirty_kib": sum(private_dirty(w.pid) for w in workers + more)}
                 if not tiny and not idle:
                     pids = [process.pid for process in [trainer] + workers + more]
                     at_first = [cpu_seconds(pid) for pid in pids]
@@ -174,7 +173,7 @@ class SharedMemory:
             size = ["--tiny"] if tiny else []
             return self.run(["--mode", "idle"] + size, 1, ["--activation", "view", "--forward"] + size, meanwhile)
 
-        rounds = [{"policy": look(False), "tiny": look(True)} for _ in range(1 if self.quick else 5)]
+        rounds = [{"policy": look(False), "tiny": look(True)} for _ in range(1 if self.quick else 3)]
         policy = rounds[0]["policy"]["bytes"]
         whole = statistics.median(r["policy"]["used"] for r in rounds)
         bare = statistics.median(r["tiny"]["used"] for r in rounds)

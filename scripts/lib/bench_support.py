@@ -17,6 +17,25 @@ def mem_available():
     return 1024 * int(re.search(r"MemAvailable:\s+(\d+)", pathlib.Path("/proc/meminfo").read_text())[1])
 
 
+def settled_available(still=15, longest=300):
+    """MemAvailable once it has stopped moving.
+
+    What is given back need not be free at once: a virtual machine's kernel that reports free pages to its host
+    (page_reporting) counts them as free only afterwards, a GB of them minutes later on some machines.
+
+    @param still  seconds in which it moves by less than 4 MB
+    @return (bytes, whether it stood still before `longest` seconds were over)"""
+    until = time.monotonic() + longest
+    seen = [mem_available()]
+    while time.monotonic() < until:
+        time.sleep(1)
+        seen.append(mem_available())
+        last = seen[-still:]
+        if len(last) == still and max(last) - min(last) < 4e6:
+            return last[-1], True
+    return seen[-1], False
+
+
 def cpu_seconds(pid):
     """Of a process that runs, all its threads."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
