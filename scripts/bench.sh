@@ -2,7 +2,8 @@
 # Measures weightcast over shared memory, with a policy of 135 M parameters, and over the network, up to
 # 1 B parameters (needs 16 GB of available memory, and says so where they are missing). Writes
 # bench/results/*.json and the tables of docs/benchmarks.md. Sets up and builds first. Some forty minutes
-# on two cores, half of them waiting for given-back memory to be counted as free; --quick takes two and writes nothing, --only NAMES measures some of its sections.
+# on two cores, half of them waiting for given-back memory to be counted as free; --quick takes two and writes
+# nothing, --only NAMES measures some of its sections.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib/setup.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib/setup.sh"

@@ -20,6 +20,13 @@ enum class Mode {
   kP2p         ///< each receiver joins, takes versions in and catches up at a pace of its own
 };
 
+/// Where tensors of a device are captured to.
+enum class Staging {
+  kAuto,   ///< kDevice where the slots fit into device_budget, else kHost
+  kHost,   ///< shared memory of the host, whence every transport can take them
+  kDevice  ///< slots in the device's own memory: one copy there; for engines by cuda_ipc and nccl
+};
+
 /// Every default works for one job on one host.
 struct PublisherOptions {
   std::string job = "default";     ///< names the trainer job: [A-Za-z0-9_-], 1 to 64 characters
@@ -44,6 +51,9 @@ struct PublisherOptions {
                             ///< part; empty: on one host they make themselves
   std::uint32_t slots = 4;         ///< versions that this rank's shared memory has room for, 2 to 16
   std::uint64_t slot_bytes = 0;    ///< room in each; 0: this rank's share at open, an eighth and 1 MiB
+  Staging staging = Staging::kAuto;   ///< of tensors on a device
+  std::uint64_t device_budget = 0; ///< bytes of the device's memory that slots may take
+  bool trusted_fabric = false;     ///< the links between the hosts carry weights unencrypted (nccl)
   std::optional<DType> dtype;      ///< floating tensors are cast to it when they are captured
   std::uint32_t copy_threads = 2;
   std::uint64_t inline_bytes = 16 * 1024;  ///< smaller tensors are copied by publish() itself

@@ -39,6 +39,8 @@ struct SubscriberOptions {
                                     ///< none; flip and staged: two images; serial: one, and the
                                     ///< buckets under way); 0: what the machine and the cgroup have
                                     ///< available when the first one comes
+  int device = -1;                  ///< the accelerator in whose memory versions shall lie, and which
+                                    ///< memory_budget is about then; -1: host memory
   Layout layout;                    ///< what this engine wants of the policy; empty: all of it
   TransportChoice transport = TransportChoice::kAuto;
   std::uint64_t bucket_bytes = 0;   ///< bytes that move as one unit; 0: by the plan, which says why
@@ -65,9 +67,10 @@ WEIGHTCAST_API Result<SubscriberOptions> with_environment(SubscriberOptions base
 struct PlacedTensor {
   TensorInfo info;
   void* data = nullptr;  ///< writes stay private to this process, and spoil the version for its leases
+  int device = -1;       ///< the accelerator whose memory `data` lies in; -1: host memory
 };
 
-/// One version, whole, in host memory. Its bytes stay as they are while anybody holds it; holding
+/// One version, whole, in host memory or in a device's. Its bytes stay as they are while anybody holds it; holding
 /// it longer than needed costs the trainer a slot (view), this engine its second copy (flip) or its
 /// next version (in place).
 /// Thread safety: immutable but for the attachment, which belongs to the applier.
@@ -138,6 +141,10 @@ class WEIGHTCAST_API Lease {
   const Version& version() const noexcept { return image_->version(); }
   const PolicyImage& image() const noexcept { return *image_; }
   void release() noexcept;
+  /// As release(), where work queued on a stream of the device (native handle, cudaStream_t) still
+  /// reads the version: its memory is not used again before that work is over. Without it, release()
+  /// of a version on a device lets all work of that device end before its memory is used again.
+  void release_after(void* stream) noexcept;
 
  private:
   friend class Subscriber;

@@ -104,9 +104,11 @@ using Layout = std::vector<LayoutTensor>;
 
 /// How bytes travel.
 enum class TransportChoice {
-  kAuto,  ///< the best that both ends share: shm on one host, else tcp
+  kAuto,  ///< the best that both ends share: cuda_ipc, nccl, shm on one host, tcp
   kShm,   ///< shared memory of one host
-  kTcp    ///< ZeroMQ over TCP, always encrypted, between hosts or over loopback
+  kTcp,   ///< ZeroMQ over TCP, always encrypted, between hosts or over loopback
+  kCudaIpc,  ///< device memory of one host: the engine maps the trainer's device slots
+  kNccl      ///< NCCL between devices; its bytes are not encrypted: see `trusted_fabric`
 };
 
 /// A tensor of the trainer at a publish point.
@@ -114,6 +116,7 @@ struct TensorView {
   TensorInfo info;                    ///< dtype is the one in memory, before any cast at publish
   const void* data = nullptr;         ///< the first element; may be null where elements() is 0
   std::vector<std::int64_t> strides;  ///< in elements; empty means contiguous (row-major)
+  int device = -1;  ///< the accelerator whose memory `data` lies in; -1: host memory
 };
 
 /// All tensors of a policy at a publish point, in the same order on every rank. Of a sharded tensor
@@ -125,6 +128,9 @@ struct TensorList {
   /// Called once from a worker thread when the copies have ended: false voids the point, because
   /// a tensor was written to meanwhile. Empty means always unchanged. Must not throw.
   std::function<bool()> unchanged;
+  /// Of tensors on a device (all on the same one): the native handle of the stream (cudaStream_t)
+  /// that wrote them last and will write them next; null is the device's default stream.
+  void* stream = nullptr;
 };
 
 }  // namespace weightcast

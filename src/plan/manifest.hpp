@@ -20,6 +20,9 @@ struct ShareEntry {
   bool operator==(const ShareEntry&) const = default;
 };
 
+/// Of a device's allocation, as other processes of the host know it.
+inline constexpr std::size_t kDeviceHandleBytes = 64;
+
 /// The part of a version that one source holds.
 struct Share {
   std::uint32_t rank = 0;
@@ -29,6 +32,11 @@ struct Share {
   std::vector<ShareEntry> entries;
   std::string host{};      ///< identity of the host whose shared memory `object` lies in
   std::string endpoint{};  ///< "tcp://host:port" at which the source serves it; empty: not at all
+  /// Identity of the device whose memory the payload lies in (then `object` is but its header and
+  /// lock); empty: it lies in `object`.
+  std::string device{};
+  std::string device_memory{};      ///< kDeviceHandleBytes that name the device's allocation to others of the host
+  std::uint64_t device_offset = 0;  ///< where in it the payload begins
   bool operator==(const Share&) const = default;
 };
 

@@ -20,7 +20,7 @@
 namespace weightcast::protocol {
 
 /// Counted up by every change of a message's meaning; peers of another number are refused.
-inline constexpr std::uint32_t kProtocolVersion = 2;
+inline constexpr std::uint32_t kProtocolVersion = 3;
 
 enum class Role : std::uint8_t { kSource = 1, kReceiver = 2 };
 

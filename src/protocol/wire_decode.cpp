@@ -104,11 +104,20 @@ Status read(const wire::Share& in, plan::Share& out) {
   out.payload_bytes = in.payload_bytes();
   out.host = in.host();
   out.endpoint = in.endpoint();
+  out.device = in.device();
+  out.device_memory = in.device_memory();
+  out.device_offset = in.device_offset();
   if (std::any_of(out.object.begin(), out.object.end(), is_control)) {
     return invalid("expected a shared-memory object's name, got control characters");
   }
   if (Status s = check_address("host", out.host); !s) return s;
   if (Status s = check_address("endpoint", out.endpoint); !s) return s;
+  if (Status s = check_address("device", out.device); !s) return s;
+  const std::size_t handle_bytes = out.device.empty() ? 0 : plan::kDeviceHandleBytes;
+  if (out.device_memory.size() != handle_bytes) {
+    return invalid("expected a device allocation's name of " + std::to_string(handle_bytes) +
+                   " bytes, got " + std::to_string(out.device_memory.size()));
+  }
   out.entries.resize(static_cast<std::size_t>(in.entries_size()));
   for (int i = 0; i < in.entries_size(); ++i) {
     const wire::ShareEntry& from = in.entries(i);

@@ -29,7 +29,7 @@ static_assert(has_fields<Hello, 11> && has_fields<SourceState, 7> && has_fields<
               has_fields<ReceiverState, 9> && has_fields<FlushRequest, 3> && has_fields<Bye, 0> &&
               has_fields<Welcome, 1> && has_fields<Refused, 2> && has_fields<SourceOrders, 9> &&
               has_fields<Prepare, 5> && has_fields<ReceiverOrders, 5> && has_fields<Verdict, 5> &&
-              has_fields<plan::Share, 7> && has_fields<plan::ShareEntry, 3> &&
+              has_fields<plan::Share, 10> && has_fields<plan::ShareEntry, 3> &&
               has_fields<TensorInfo, 7> && has_fields<Member, 3> && has_fields<Message, 3>);
 static_assert(std::variant_size_v<Body> == 12);
 
@@ -50,6 +50,9 @@ void write(const plan::Share& share, wire::Share& out) {
   out.set_payload_bytes(share.payload_bytes);
   out.set_host(share.host);
   out.set_endpoint(share.endpoint);
+  out.set_device(share.device);
+  out.set_device_memory(share.device_memory);
+  out.set_device_offset(share.device_offset);
   out.mutable_entries()->Reserve(static_cast<int>(share.entries.size()));
   for (const plan::ShareEntry& entry : share.entries) {
     wire::ShareEntry& to = *out.add_entries();

@@ -14,7 +14,7 @@
 namespace weightcast::staging {
 
 inline constexpr std::uint64_t kSlotMagic = 0x746f6c5374736377;  // "wcstSlot" in memory
-inline constexpr std::uint64_t kSlotFormat = 1;
+inline constexpr std::uint64_t kSlotFormat = 2;
 
 enum class SlotState : std::uint64_t { kEmpty = 0, kWriting = 1, kSealed = 2 };
 
@@ -31,6 +31,7 @@ struct SlotHeader {
   std::uint64_t run_tie;
   std::uint64_t number;
   std::uint64_t payload_bytes;
+  std::uint64_t written;  ///< while kWriting: bytes from the payload's start that are final
 };
 static_assert(std::is_trivially_copyable_v<SlotHeader>);
 static_assert(std::atomic_ref<std::uint64_t>::is_always_lock_free);

@@ -27,6 +27,9 @@ struct SegmentAddress {
   std::uint64_t payload_bytes = 0;
   std::string endpoint{};    ///< "tcp://host:port" of who serves it to other hosts; may be empty
   bool from_engine = false;  ///< that is an engine which serves this version, not its source
+  std::string device{};          ///< as in plan::Share, as are the next two
+  std::string device_memory{};
+  std::uint64_t device_offset = 0;
 };
 
 /// `count` runs of `bytes` bytes each, the next one `stride` bytes after the former's beginning.
@@ -77,6 +80,8 @@ class Segment {
   /// The payload in place, where the transport can show it without a copy; else empty. Writes by
   /// the holder stay private to this process.
   virtual std::span<std::byte> view() noexcept = 0;
+  /// The payload in a device's memory, mapped here; else empty. Not to be written to.
+  virtual std::span<const std::byte> device_view() noexcept { return {}; }
 };
 
 /// What a process lets others read: a trainer's sealed slots, an engine's image.

@@ -61,6 +61,11 @@ class RandomMessage {
     out.generation = u64();
     out.host = from("abc-0", 0, 300);
     out.endpoint = from("tcp:/.0", 0, 300);
+    if (below(2) == 0) {
+      out.device = "GPU-" + from("0123456789abcdef-", 1, 40);
+      out.device_memory = from(std::string_view("\0\x01\xff", 3), 64, 64);
+      out.device_offset = u64();
+    }
     const std::uint64_t count = below(6);
     for (std::uint64_t i = 0; i < count; ++i) {
       plan::ShareEntry entry;
