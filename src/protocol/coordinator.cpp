@@ -51,6 +51,8 @@ void Coordinator::receive(Clock::time_point now, Peer peer, const Message& messa
       on_source_state(now, source, *state);
     } else if (const auto* sealed = std::get_if<Sealed>(&message.body)) {
       on_sealed(now, found->first, *sealed);
+    } else if (const auto* capturing = std::get_if<Capturing>(&message.body)) {
+      on_capturing(found->first, *capturing);
     } else if (const auto* flush = std::get_if<FlushRequest>(&message.body)) {
       source.flush = *flush;
     } else if (std::holds_alternative<Bye>(message.body)) {
@@ -124,6 +126,29 @@ void Coordinator::on_sealed(Clock::time_point now, std::uint32_t rank, const Sea
   grant_->sealed.insert_or_assign(rank, sealed);
   const std::size_t shares = config_.world_size - (seeded(Bug::kUnsealedCounted) ? 1 : 0);
   if (grant_->sealed.size() >= shares) finish_grant(now);
+}
+
+void Coordinator::on_capturing(std::uint32_t rank, const Capturing& capturing) {
+  const bool fits = grant_ && grant_->open && capturing.grant_ordinal == grant_->ordinal &&
+                    capturing.share.rank == rank &&
+                    (grant_->point == kNextPoint || capturing.point == grant_->point);
+  if (!fits) {
+    ++counters_.dropped;
+    return;
+  }
+  grant_->begun.insert_or_assign(rank, capturing.share);
+  if (grant_->begun.size() != config_.world_size) return;
+  Ahead ahead;
+  ahead.number = capturing.point;
+  for (auto& [of, share] : grant_->begun) ahead.manifest.shares.push_back(std::move(share));
+  grant_->begun.clear();
+  if (!plan::check_manifest(ahead.manifest)) return;  // finish_grant says why
+  ++counters_.announced;
+  for (const auto& [name, receiver] : receivers_) {
+    const bool busy = receiver.assignment.has_value() || receiver.lagging || receiver.state.lagging;
+    if (busy || receiver.in_place || receiver.over_network) continue;
+    send(receiver.peer, receiver.member, ahead);
+  }
 }
 
 void Coordinator::finish_grant(Clock::time_point) {

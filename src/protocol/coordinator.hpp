@@ -96,6 +96,7 @@ class Coordinator {
     std::uint64_t refused = 0;
     std::uint64_t dropped = 0;
     std::uint64_t drifted = 0;
+    std::uint64_t announced = 0;   ///< captures that receivers were told of before their end
     std::uint64_t relayed = 0;     ///< catch-ups that another engine was asked for
     std::int64_t last_apply_ns = 0;  ///< from the last rank's publish point to the last APPLIED
   };
@@ -156,6 +157,7 @@ class Coordinator {
     bool open = false;
     bool compare = false;
     std::map<std::uint32_t, Sealed> sealed;
+    std::map<std::uint32_t, plan::Share> begun;  ///< until all have, and receivers were told
   };
   struct VersionRecord {
     plan::Manifest manifest;
@@ -182,6 +184,7 @@ class Coordinator {
   // From publish points to versions.
   void on_source_state(Clock::time_point now, SourceMember& source, const SourceState& state);
   void on_sealed(Clock::time_point now, std::uint32_t rank, const Sealed& sealed);
+  void on_capturing(std::uint32_t rank, const Capturing& capturing);
   void finish_grant(Clock::time_point now);
   void void_grant(const std::string& why);
   void consider_grant(Clock::time_point now);

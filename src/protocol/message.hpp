@@ -75,6 +75,15 @@ struct Sealed {
   bool operator==(const Sealed&) const = default;
 };
 
+/// A share is being captured: where it will lie, its digests not known yet. A hint, said once; what
+/// comes of it shows Sealed, or SourceState.grant_void.
+struct Capturing {
+  std::uint64_t grant_ordinal = 0;
+  std::uint64_t point = 0;
+  plan::Share share;  ///< its digests are zero
+  bool operator==(const Capturing&) const = default;
+};
+
 /// A receiver's state; sent at every change and with every heartbeat.
 enum class Phase : std::uint8_t { kIdle = 0, kStaging = 1, kStaged = 2, kFailed = 3, kApplied = 4 };
 
@@ -154,6 +163,14 @@ struct Prepare {
   bool operator==(const Prepare&) const = default;
 };
 
+/// A version is being captured by every source and may be read behind its writers. A hint, said once: the
+/// version may never exist, and who does not read ahead, or did not hear of it, loses nothing.
+struct Ahead {
+  std::uint64_t number = 0;
+  plan::Manifest manifest;  ///< its digests are zero
+  bool operator==(const Ahead&) const = default;
+};
+
 /// What a receiver shall do with its attempt; sent at every change and with every heartbeat.
 enum class Order : std::uint8_t { kNone = 0, kHold = 1, kCommit = 2, kAbort = 3 };
 
@@ -177,7 +194,7 @@ struct Verdict {
 };
 
 using Body = std::variant<Hello, SourceState, Sealed, ReceiverState, FlushRequest, Bye, Welcome,
-                          Refused, SourceOrders, Prepare, ReceiverOrders, Verdict>;
+                          Refused, SourceOrders, Prepare, ReceiverOrders, Verdict, Capturing, Ahead>;
 
 /// Every message carries the run and the member's incarnation, whichever way it goes: what does
 /// not fit the receiver's view of them is dropped and counted.

@@ -55,6 +55,10 @@ void Receiver::receive(Clock::time_point now, const Message& message) {
     on_prepare(now, message, *prepare);
   } else if (const auto* orders = std::get_if<ReceiverOrders>(&message.body)) {
     on_orders(now, *orders);
+  } else if (const auto* ahead = std::get_if<Ahead>(&message.body)) {
+    const Version version{message.run, ahead->number};
+    if (op_ || wanted_ || version <= serving_) return;
+    actions_.emplace_back(ReadAhead{version, ahead->manifest});
   } else {
     ++dropped_;
   }

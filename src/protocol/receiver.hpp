@@ -46,7 +46,13 @@ struct DropStaged {
 struct Switch {
   std::uint64_t op = 0;
 };
-using ReceiverAction = std::variant<StartStage, CancelStage, DropStaged, Switch>;
+/// Its bytes may be read behind their writers into what nobody uses. Has no end to report; anything that
+/// comes after it takes precedence.
+struct ReadAhead {
+  Version version;
+  plan::Manifest manifest;  ///< its digests are zero
+};
+using ReceiverAction = std::variant<StartStage, CancelStage, DropStaged, Switch, ReadAhead>;
 
 /// Sans-I/O: events in, messages and actions out. Not thread safe.
 ///

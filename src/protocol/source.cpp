@@ -95,6 +95,11 @@ void Source::void_grant(const std::string& why) {
   void_reason_ = why;
 }
 
+void Source::capture_begun(plan::Share share) {
+  if (!joined_ || !capture_ || capture_->cancelled) return;
+  send(Capturing{capture_->grant, capture_->point, std::move(share)});
+}
+
 void Source::capture_sealed(Clock::time_point now, Sealed sealed) {
   if (!capture_) return;
   const Capture capture = *std::exchange(capture_, std::nullopt);

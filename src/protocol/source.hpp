@@ -53,6 +53,9 @@ class Source {
   void end_flush() noexcept { flush_.reset(); verdict_.reset(); }
   const std::optional<Verdict>& verdict() const noexcept { return verdict_; }
 
+  /// A capture has begun whose bytes may be read while they come.
+  void capture_begun(plan::Share share);
+
   // The end of a capture.
   void capture_sealed(Clock::time_point now, Sealed sealed);
   void capture_failed(Clock::time_point now, const std::string& why);

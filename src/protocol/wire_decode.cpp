@@ -78,11 +78,12 @@ Status take_enum(const char* what, int value, E first, E last, E& out) {
 /// Which members a body goes between.
 template <class T>
 constexpr bool fits(Role role) {
-  if constexpr (std::is_same_v<T, SourceState> || std::is_same_v<T, Sealed> ||
+  if constexpr (std::is_same_v<T, SourceState> || std::is_same_v<T, Sealed> || std::is_same_v<T, Capturing> ||
                 std::is_same_v<T, FlushRequest> || std::is_same_v<T, SourceOrders> ||
                 std::is_same_v<T, Verdict>) {
     return role == Role::kSource;
   } else if constexpr (std::is_same_v<T, ReceiverState> || std::is_same_v<T, Prepare> ||
+                       std::is_same_v<T, Ahead> ||
                        std::is_same_v<T, ReceiverOrders>) {
     return role == Role::kReceiver;
   } else {
@@ -137,6 +138,14 @@ Status read(const wire::Share& in, plan::Share& out) {
   return Status::ok();
 }
 
+Status read(const wire::Manifest& in, plan::Manifest& out) {
+  out.shares.resize(static_cast<std::size_t>(in.shares_size()));
+  for (int i = 0; i < in.shares_size(); ++i) {
+    if (Status s = read(in.shares(i), out.shares[static_cast<std::size_t>(i)]); !s) return s;
+  }
+  return plan::check_manifest(out);
+}
+
 // ---- bodies ---------------------------------------------------------------------------------
 
 Status read_body(const wire::Hello& in, Role role, Hello& out) {
@@ -186,6 +195,14 @@ Status read_body(const wire::Sealed& in, Role, Sealed& out) {
   out.policy_digest = {.a = in.policy_digest().a(), .b = in.policy_digest().b()};
   out.captured_at_ns = in.captured_at_ns();
   if (!in.has_share()) return invalid("expected a share in Sealed, got none");
+  if (Status s = read(in.share(), out.share); !s) return s;
+  return plan::check_share(out.share);
+}
+
+Status read_body(const wire::Capturing& in, Role, Capturing& out) {
+  out.grant_ordinal = in.grant_ordinal();
+  out.point = in.point();
+  if (!in.has_share()) return invalid("expected a share in Capturing, got none");
   if (Status s = read(in.share(), out.share); !s) return s;
   return plan::check_share(out.share);
 }
@@ -249,12 +266,12 @@ Status read_body(const wire::Prepare& in, Role, Prepare& out) {
   if (!out.relay_name.empty()) {
     if (Status s = check_name("relay's name", out.relay_name); !s) return s;
   }
-  out.manifest.shares.resize(static_cast<std::size_t>(in.manifest().shares_size()));
-  for (int i = 0; i < in.manifest().shares_size(); ++i) {
-    plan::Share& share = out.manifest.shares[static_cast<std::size_t>(i)];
-    if (Status s = read(in.manifest().shares(i), share); !s) return s;
-  }
-  return plan::check_manifest(out.manifest);
+  return read(in.manifest(), out.manifest);
+}
+
+Status read_body(const wire::Ahead& in, Role, Ahead& out) {
+  out.number = in.number();
+  return read(in.manifest(), out.manifest);
 }
 
 Status read_body(const wire::ReceiverOrders& in, Role, ReceiverOrders& out) {
@@ -297,6 +314,8 @@ Status read_body(const wire::Envelope& in, Message& out) {
     case wire::Envelope::kSourceOrders: return take_body<SourceOrders>(in.source_orders(), out);
     case wire::Envelope::kPrepare: return take_body<Prepare>(in.prepare(), out);
     case wire::Envelope::kReceiverOrders: return take_body<ReceiverOrders>(in.receiver_orders(), out);
+    case wire::Envelope::kCapturing: return take_body<Capturing>(in.capturing(), out);
+    case wire::Envelope::kAhead: return take_body<Ahead>(in.ahead(), out);
     case wire::Envelope::kVerdict: return take_body<Verdict>(in.verdict(), out);
     case wire::Envelope::BODY_NOT_SET: break;
   }

@@ -29,9 +29,10 @@ static_assert(has_fields<Hello, 11> && has_fields<SourceState, 7> && has_fields<
               has_fields<ReceiverState, 9> && has_fields<FlushRequest, 3> && has_fields<Bye, 0> &&
               has_fields<Welcome, 1> && has_fields<Refused, 2> && has_fields<SourceOrders, 9> &&
               has_fields<Prepare, 5> && has_fields<ReceiverOrders, 5> && has_fields<Verdict, 5> &&
+              has_fields<Capturing, 3> && has_fields<Ahead, 2> &&
               has_fields<plan::Share, 10> && has_fields<plan::ShareEntry, 3> &&
               has_fields<TensorInfo, 7> && has_fields<Member, 3> && has_fields<Message, 3>);
-static_assert(std::variant_size_v<Body> == 12);
+static_assert(std::variant_size_v<Body> == 14);
 
 void write(const Run& run, wire::Run& out) {
   out.set_started_us(run.started_us);
@@ -106,6 +107,20 @@ void write_body(const Sealed& body, wire::Envelope& out) {
     to.mutable_policy_digest()->set_b(body.policy_digest.b);
   }
   to.set_captured_at_ns(body.captured_at_ns);
+}
+
+void write_body(const Capturing& body, wire::Envelope& out) {
+  wire::Capturing& to = *out.mutable_capturing();
+  to.set_grant_ordinal(body.grant_ordinal);
+  to.set_point(body.point);
+  write(body.share, *to.mutable_share());
+}
+
+void write_body(const Ahead& body, wire::Envelope& out) {
+  wire::Ahead& to = *out.mutable_ahead();
+  to.set_number(body.number);
+  wire::Manifest& manifest = *to.mutable_manifest();
+  for (const plan::Share& share : body.manifest.shares) write(share, *manifest.add_shares());
 }
 
 void write_body(const ReceiverState& body, wire::Envelope& out) {

@@ -13,7 +13,7 @@ namespace {
 using Bytes = std::span<const std::byte>;
 
 /// The messages of proto/weightcast.proto that hold a repeated field, or lead to one that does.
-enum class Kind { kEnvelope, kSealed, kPrepare, kManifest, kShare, kEntry, kOrders, kVerdict, kNone };
+enum class Kind { kEnvelope, kSealed, kPrepare, kCapturing, kAhead, kManifest, kShare, kEntry, kOrders, kVerdict, kNone };
 
 enum class Form {
   kMessage,   ///< one element (or the only one) of kind `child`
@@ -38,8 +38,12 @@ constexpr std::array kRules{
     Rule{Kind::kEnvelope, 24, Form::kMessage, Kind::kOrders, kAny, "source_orders"},
     Rule{Kind::kEnvelope, 25, Form::kMessage, Kind::kPrepare, kAny, "prepare"},
     Rule{Kind::kEnvelope, 27, Form::kMessage, Kind::kVerdict, kAny, "verdict"},
+    Rule{Kind::kEnvelope, 28, Form::kMessage, Kind::kCapturing, kAny, "capturing"},
+    Rule{Kind::kEnvelope, 29, Form::kMessage, Kind::kAhead, kAny, "ahead"},
     Rule{Kind::kSealed, 4, Form::kMessage, Kind::kShare, kAny, "share"},
     Rule{Kind::kPrepare, 3, Form::kMessage, Kind::kManifest, kAny, "manifest"},
+    Rule{Kind::kCapturing, 3, Form::kMessage, Kind::kShare, kAny, "share"},
+    Rule{Kind::kAhead, 2, Form::kMessage, Kind::kManifest, kAny, "manifest"},
     Rule{Kind::kManifest, 1, Form::kMessage, Kind::kShare, kMaxRanks, "shares"},
     Rule{Kind::kShare, 5, Form::kMessage, Kind::kEntry, plan::kMaxTensors, "tensors"},
     Rule{Kind::kEntry, 2, Form::kString, Kind::kNone, plan::kMaxTensors, "aliases"},

@@ -50,6 +50,10 @@ std::string describe_body(const protocol::ReceiverOrders& it) {
 std::string describe_body(const protocol::Verdict& it) {
   return "Verdict number=" + to_string(it.number);
 }
+std::string describe_body(const protocol::Capturing& it) {
+  return "Capturing grant=" + to_string(it.grant_ordinal) + " point=" + to_string(it.point);
+}
+std::string describe_body(const protocol::Ahead& it) { return "Ahead number=" + to_string(it.number); }
 
 }  // namespace
 

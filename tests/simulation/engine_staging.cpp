@@ -41,6 +41,8 @@ void Engine::perform(protocol::ReceiverAction action) {
     if (switching_ && switching_->what.op == cancel->op) switching_->cancelled = true;
   } else if (const auto* drop = std::get_if<protocol::DropStaged>(&action)) {
     if (staged_op_ == drop->op) staged_.reset();
+  } else if (std::holds_alternative<protocol::ReadAhead>(action)) {
+    ++world_.truth.coverage.announced;  // a hint, which this engine does not take
   } else if (const auto* change = std::get_if<protocol::Switch>(&action)) {
     if (staged_op_ != change->op || !staged_) {
       world_.truth.fail("3 verified", name() + " is told to serve what it has not staged");

@@ -213,6 +213,10 @@ void Trainer::begin_capture(const protocol::PointDecision& decision) {
            capture->slot->name;
   });
   capture_ = capture;
+  plan::Share share = share_of(*capture, live_.data());
+  for (plan::ShareEntry& entry : share.entries) entry.digest = {};
+  source_->capture_begun(std::move(share));
+  dirty_ = true;
   world_.phase(Phase::kCopying, *this);
   if (world_.scenario.bug == DriverBug::kSealedTooEarly) {
     send_sealed(*capture, live_.data());
@@ -244,20 +248,26 @@ void Trainer::end_capture(Capture& capture) {
   if (world_.scenario.bug != DriverBug::kSealedTooEarly) send_sealed(capture, capture.slot->words.data());
 }
 
+plan::Share Trainer::share_of(const Capture& capture, const Word* words) const {
+  plan::Share share;
+  share.rank = rank_;
+  share.object = capture.slot->name;
+  share.generation = capture.generation;
+  const std::uint64_t at = plan::kAlignment;
+  share.payload_bytes = at + 8 * (live_.size() - kBufferWords);
+  const std::string prefix = "r" + std::to_string(rank_);
+  share.entries = {
+      entry_of(prefix + ".stats", words, kBufferWords, 0, true),
+      entry_of(prefix + ".weight", words + kBufferWords, live_.size() - kBufferWords, at, false)};
+  return share;
+}
+
 void Trainer::send_sealed(const Capture& capture, const Word* words) {
   SlotObject& slot = *capture.slot;
   world_.memory.seal(slot, pid(), Version{capture.decision.run, capture.decision.point});
   protocol::Sealed sealed;
   sealed.layout_fingerprint = 42;
-  sealed.share.rank = rank_;
-  sealed.share.object = slot.name;
-  sealed.share.generation = capture.generation;
-  const std::uint64_t at = plan::kAlignment;
-  sealed.share.payload_bytes = at + 8 * (live_.size() - kBufferWords);
-  const std::string prefix = "r" + std::to_string(rank_);
-  sealed.share.entries = {
-      entry_of(prefix + ".stats", words, kBufferWords, 0, true),
-      entry_of(prefix + ".weight", words + kBufferWords, live_.size() - kBufferWords, at, false)};
+  sealed.share = share_of(capture, words);
   sealed.has_policy_digest = capture.decision.compare;
   if (capture.decision.compare) sealed.policy_digest = {capture.step, launch_number_};
   sealed.captured_at_ns = capture.at.time_since_epoch().count();

@@ -58,6 +58,7 @@ class Trainer final : public Process, private protocol::SlotLocks {
   void begin_capture(const protocol::PointDecision& decision);
   void end_capture(Capture& capture);
   /// @param words what the digests are taken over
+  plan::Share share_of(const Capture& capture, const Word* words) const;
   void send_sealed(const Capture& capture, const Word* words);
 
   void exchange();

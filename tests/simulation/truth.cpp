@@ -34,6 +34,7 @@ void Coverage::add(const Coverage& o) {
   refused_dirty += o.refused_dirty;
   network_reads += o.network_reads;
   network_failures += o.network_failures;
+  announced += o.announced;
   relayed += o.relayed;
   messages += o.messages;
   events += o.events;
@@ -74,6 +75,7 @@ std::string Coverage::text() const {
   say("refused_dirty", refused_dirty);
   say("network_reads", network_reads);
   say("network_failures", network_failures);
+  say("announced", announced);
   say("relayed", relayed);
   say("messages", messages);
   say("events", events);

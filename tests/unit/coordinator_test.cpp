@@ -27,6 +27,51 @@ SourceState missed(std::uint64_t next_point, std::uint64_t grant) {
   return state;
 }
 
+// ---- captures that are announced ------------------------------------------------------------
+
+Capturing begun(std::uint32_t rank, std::uint64_t grant, std::uint64_t point) {
+  return {grant, point, sealed_share(rank, grant, point).share};
+}
+
+TEST(CoordinatorAhead, IsSaidOnceEveryRankCaptures) {
+  Hall hall(ranks(2));
+  hall.join_source(0, 2);
+  hall.join_source(1, 2);
+  hall.join_receiver("engine", 9);
+  hall.state(0, hall.ready(4));
+  hall.state(1, hall.ready(4));
+
+  hall.say(1, rank_member(0), begun(0, 1, 4));
+  EXPECT_FALSE(hall.last<Ahead>(9));
+  hall.say(2, rank_member(1), begun(1, 1, 4));
+
+  const auto ahead = hall.last<Ahead>(9);
+  ASSERT_TRUE(ahead);
+  EXPECT_EQ(ahead->number, 4u);
+  ASSERT_EQ(ahead->manifest.shares.size(), 2u);
+  EXPECT_EQ(ahead->manifest.shares[1].object, "slot-1");
+  EXPECT_EQ(hall.coordinator().published(), 0u) << "a hint makes no version";
+}
+
+TEST(CoordinatorAhead, IsNotSaidOfAnotherGrantOrPoint) {
+  Hall hall(ranks(2));
+  hall.join_source(0, 2);
+  hall.join_source(1, 2);
+  hall.join_receiver("engine", 9);
+  hall.state(0, hall.ready(4));
+  hall.state(1, hall.ready(4));
+  hall.say(1, rank_member(0), begun(0, 1, 4));
+
+  hall.say(2, rank_member(1), begun(1, 2, 4));
+  hall.say(2, rank_member(1), begun(1, 1, 5));
+  Capturing other = begun(1, 1, 4);
+  other.share.rank = 0;
+  hall.say(2, rank_member(1), other);
+
+  EXPECT_FALSE(hall.last<Ahead>(9));
+  EXPECT_EQ(hall.coordinator().counters().dropped, 3u);
+}
+
 // ---- grants ---------------------------------------------------------------------------------
 
 TEST(CoordinatorGrant, WithOneRankItIsForTheNextPoint) {

@@ -183,6 +183,17 @@ class RandomMessage {
         return ReceiverOrders{.sequence = u64(), .attempt = u64(),
                               .order = static_cast<Order>(below(4)), .published = u64(),
                               .committed = u64()};
+      case 12: {
+        role = kSource;
+        return Capturing{.grant_ordinal = u64(), .point = u64(), .share = share(u32())};
+      }
+      case 13: {
+        role = kReceiver;
+        Ahead out{.number = u64(), .manifest = {}};
+        const auto ranks = static_cast<std::uint32_t>(1 + below(4));
+        for (std::uint32_t r = 0; r < ranks; ++r) out.manifest.shares.push_back(share(r));
+        return out;
+      }
       default: {
         role = kSource;
         Verdict out{.ordinal = u64(), .number = u64(), .applied = {}, .lost = {},

@@ -60,6 +60,24 @@ class ReceiverTest : public testing::Test {
   Receiver receiver_;
 };
 
+TEST_F(ReceiverTest, ReadsAheadOnlyWhileItIsIdleAndOfNewerVersions) {
+  hear(Welcome{});
+  serve(1, 10);
+
+  hear(Ahead{10, {}});
+  EXPECT_TRUE(receiver_.take_actions().empty());
+  hear(Ahead{11, {}});
+  const auto ahead = only_action<ReadAhead>();
+  ASSERT_TRUE(ahead);
+  EXPECT_EQ(ahead->version, (Version{kRun, 11}));
+
+  prepare(2, 11);
+  ASSERT_TRUE(only_action<StartStage>());
+  hear(Ahead{12, {}});
+  EXPECT_TRUE(receiver_.take_actions().empty()) << "its spare copy is being written";
+  EXPECT_EQ(receiver_.dropped(), 0u);
+}
+
 TEST_F(ReceiverTest, RepeatsItsHelloUntilItIsWelcome) {
   receiver_.tick(now_);
   EXPECT_EQ(all_of<Hello>(receiver_.take_outbox()).size(), 1u);

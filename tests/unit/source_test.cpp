@@ -58,6 +58,23 @@ class SourceTest : public testing::Test {
   std::optional<Source> source_;
 };
 
+TEST_F(SourceTest, AnnouncesACaptureThatIsNotVoid) {
+  hear(Welcome{1});
+  hear(grant(1, 1));
+  ASSERT_EQ(source_->at_point(now_, true).kind, Kind::kCapture);
+  source_->take_outbox();
+
+  source_->capture_begun(sealed_share(1, 1, 1).share);
+  const auto said = all_of<Capturing>(source_->take_outbox());
+  ASSERT_EQ(said.size(), 1u);
+  EXPECT_EQ(said[0].grant_ordinal, 1u);
+  EXPECT_EQ(said[0].point, 1u);
+
+  hear(grant(1, 1, false));
+  source_->capture_begun(sealed_share(1, 1, 1).share);
+  EXPECT_TRUE(all_of<Capturing>(source_->take_outbox()).empty());
+}
+
 TEST_F(SourceTest, CapturesExactlyAtTheGrantedPoint) {
   hear(Welcome{1});
   hear(grant(1, 3));
