@@ -56,6 +56,11 @@ class Engine final : public Process {
     bool cancelled = false;
     std::shared_ptr<Image> image;
   };
+  /// What was read of a version while its slots were being written, without their locks.
+  struct Ahead {
+    protocol::ReadAhead what;
+    std::vector<std::vector<Word>> words;  ///< by share: as far as it came
+  };
   struct Lease {
     std::shared_ptr<Image> image;
     Clock::time_point since;
@@ -77,6 +82,9 @@ class Engine final : public Process {
                 Status& status);
   Routine read_share(std::shared_ptr<Operation> operation, std::size_t share,
                      std::vector<Word>& into, Status& status);
+  Routine read_ahead(std::shared_ptr<Ahead> ahead);
+  /// What was read ahead of this share, if it is of the same writing; else null.
+  const std::vector<Word>* read_already(const Operation& operation, std::size_t share) const;
   Status lock_share(Image& image, const plan::Share& share);
   Remote::Id hold_remote(const Operation& operation, const plan::Share& share, Status& why);
   void maybe_corrupt(Word& word);
@@ -100,6 +108,7 @@ class Engine final : public Process {
   std::uint64_t first_incarnation_ = 0;
   std::uint32_t images_ = 0;
   std::shared_ptr<Operation> operation_;  ///< the stage operation that has not ended
+  std::shared_ptr<Ahead> ahead_;          ///< the newest one, until a version has been staged
   std::uint64_t staged_op_ = 0;
   std::shared_ptr<Operation> staged_;
   std::shared_ptr<Operation> switching_;  ///< in place: what is being switched to

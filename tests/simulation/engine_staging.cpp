@@ -41,8 +41,11 @@ void Engine::perform(protocol::ReceiverAction action) {
     if (switching_ && switching_->what.op == cancel->op) switching_->cancelled = true;
   } else if (const auto* drop = std::get_if<protocol::DropStaged>(&action)) {
     if (staged_op_ == drop->op) staged_.reset();
-  } else if (std::holds_alternative<protocol::ReadAhead>(action)) {
-    ++world_.truth.coverage.announced;  // a hint, which this engine does not take
+  } else if (auto* hint = std::get_if<protocol::ReadAhead>(&action)) {
+    ++world_.truth.coverage.announced;
+    if (network_ || activation_ == Activation::kView || activation_ == Activation::kSerial) return;
+    ahead_ = std::make_shared<Ahead>(Ahead{std::move(*hint), {}});
+    spawn(read_ahead(ahead_));
   } else if (const auto* change = std::get_if<protocol::Switch>(&action)) {
     if (staged_op_ != change->op || !staged_) {
       world_.truth.fail("3 verified", name() + " is told to serve what it has not staged");
@@ -207,7 +210,13 @@ Routine Engine::fetch(std::shared_ptr<Operation> operation, std::shared_ptr<Imag
       continue;
     }
     const auto& from = operation->image->mapped[i]->words;
-    for (std::size_t word = 0; word < copy.size(); ++word) {
+    std::size_t first = 0;
+    if (const std::vector<Word>* already = read_already(*operation, i)) {
+      first = already->size();
+      std::copy(already->begin(), already->end(), copy.begin());
+      world_.truth.coverage.read_ahead += first;
+    }
+    for (std::size_t word = first; word < copy.size(); ++word) {
       if (word % 4 == 0) co_await pause(world_.random.between(50us, 1ms));
       copy[word] = from[word];
       maybe_corrupt(copy[word]);
@@ -219,11 +228,14 @@ Routine Engine::fetch(std::shared_ptr<Operation> operation, std::shared_ptr<Imag
   }
   co_await pause(world_.random.between(50us, 1ms));
   image->manifest = operation->what.manifest;
-  if (world_.scenario.bug != DriverBug::kSkippedVerification) status = verify(*image);
+  const bool trusted = world_.scenario.bug == DriverBug::kSkippedVerification ||
+                       (world_.scenario.bug == DriverBug::kAheadTrusted && ahead_);
+  if (!trusted) status = verify(*image);
   if (!status) {
     world_.truth.coverage.corruptions_found +=
         world_.truth.coverage.corruptions - corrupted_before;
   }
+  ahead_.reset();  // good or not, it is not used twice
   operation->image->let_go();
   operation->image->mapped.clear();
 }

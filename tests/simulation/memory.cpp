@@ -66,17 +66,20 @@ void Memory::begin_write(SlotObject& slot, Pid pid) {
   check_writer(slot, pid, "beginning a write");
   slot.state = SlotObject::State::kWriting;
   ++slot.generation;
+  slot.written = 0;
 }
 
 void Memory::write(SlotObject& slot, Pid pid, std::size_t index, Word word) {
   check_writer(slot, pid, "a write");
   slot.words[index] = word;
+  if (index == slot.written) ++slot.written;
 }
 
 void Memory::seal(SlotObject& slot, Pid pid, const Version& version) {
   check_writer(slot, pid, "the seal");
   slot.version = version;
   slot.state = SlotObject::State::kSealed;
+  slot.written = slot.words.size();
 }
 
 void Memory::drop_locks_of(Pid pid) {

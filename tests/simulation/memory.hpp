@@ -25,6 +25,7 @@ struct SlotObject {
   std::uint64_t generation = 0;
   Version version;
   std::vector<Word> words;
+  std::size_t written = 0;   ///< of this generation: words from the beginning that are final
   std::vector<Pid> readers;  ///< one entry a shared lock
   Pid writer = 0;            ///< holder of the exclusive lock; 0 nobody
   bool linked = true;

@@ -26,6 +26,7 @@ enum class DriverBug {
   kThirdImage,          ///< a version is staged although two are held
   kSwitchUnasked,       ///< what is staged is served without a commit
   kNoDrain,             ///< a version is copied over another that leases still read
+  kAheadTrusted,        ///< what was read ahead of the seal, past the writer even, is not verified
   kLeasedWhileDirty     ///< leases are given while a version comes in place
 };
 

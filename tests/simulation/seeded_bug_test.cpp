@@ -79,6 +79,7 @@ const std::vector<Planted> kPlanted = {
     {"ThirdImage", {}, DriverBug::kThirdImage},
     {"SwitchUnasked", {}, DriverBug::kSwitchUnasked},
     {"NoDrain", {}, DriverBug::kNoDrain},
+    {"AheadTrusted", {}, DriverBug::kAheadTrusted},
     {"LeasedWhileDirty", {}, DriverBug::kLeasedWhileDirty},
 };
 

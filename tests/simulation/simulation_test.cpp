@@ -70,6 +70,7 @@ void expect_floors(const Coverage& all, std::uint64_t seeds) {
   floor("shares read over the network", all.network_reads, 3500);
   floor("holders that were not reached", all.network_failures, 3);
   floor("captures announced while they ran", all.announced, 2000);
+  floor("words read ahead of the seal", all.read_ahead, 8000);
   floor("versions read from another engine", all.relayed, 80);
   // Too rare for each hundred.
   EXPECT_GE(all.rounds_aborted, seeds / 200);

@@ -35,6 +35,7 @@ void Coverage::add(const Coverage& o) {
   network_reads += o.network_reads;
   network_failures += o.network_failures;
   announced += o.announced;
+  read_ahead += o.read_ahead;
   relayed += o.relayed;
   messages += o.messages;
   events += o.events;
@@ -76,6 +77,7 @@ std::string Coverage::text() const {
   say("network_reads", network_reads);
   say("network_failures", network_failures);
   say("announced", announced);
+  say("read ahead", read_ahead);
   say("relayed", relayed);
   say("messages", messages);
   say("events", events);

@@ -55,6 +55,7 @@ struct Coverage {
   std::uint64_t network_reads = 0;      ///< shares read over the network
   std::uint64_t network_failures = 0;   ///< given up because the holder was not reached
   std::uint64_t announced = 0;          ///< captures that an engine was told of while they ran
+  std::uint64_t read_ahead = 0;         ///< words taken over that were read before the seal
   std::uint64_t relayed = 0;            ///< versions read from another engine
   std::uint64_t messages = 0;
   std::uint64_t events = 0;
