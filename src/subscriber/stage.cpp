@@ -10,8 +10,6 @@
 namespace weightcast::subscriber {
 namespace {
 
-/// What a copy thread takes at a time where bytes lie in shared memory.
-constexpr std::uint64_t kCopiedBytes = 512 * 1024;
 /// Of a configured budget, what buckets under way may take.
 constexpr std::uint64_t kBucketShare = 16;
 /// The applier's own leases are not ours to be told of: it is asked again this often.
@@ -109,8 +107,8 @@ Status Stager::plan_for(Incoming& incoming) {
   std::string reason = "configured";
   bucket_bytes_ = options_.bucket_bytes;
   if (bucket_bytes_ == 0 && lanes == 0) {
-    bucket_bytes_ = kCopiedBytes;
-    reason = "what a copy thread takes at a time";
+    bucket_bytes_ = room_->memory().bucket_bytes();
+    reason = "what is copied at a time";
   } else if (bucket_bytes_ == 0) {
     plan::BucketNeeds needs;
     needs.wanted_bytes = incoming.manifest.bytes();
@@ -165,7 +163,9 @@ Status Stager::settle(const std::string& relay, Incoming& incoming) {
   }
   needs.image_bytes = incoming.plan.image_bytes;
   needs.bucket_bytes = bucket_bytes_ * sources_.credit() * network_lanes(incoming);
-  needs.budget = budget_of(options_.memory_budget, staging::measure_memory_room(), room_->taken());
+  auto budget = room_->memory().budget(options_.memory_budget, room_->taken());
+  if (!budget) return budget.status();
+  needs.budget = *budget;
   for (;;) {
     needs.least = std::max(least_, activation_.value_or(Activation::kView));
     needs.why_least = why_least_;
@@ -173,7 +173,8 @@ Status Stager::settle(const std::string& relay, Incoming& incoming) {
     if (!choice) return choice.status();
     incoming.activation = choice->activation;
     if (Status status = allocate(*choice, needs.image_bytes); !status) {
-      if (options_.activation != Activation::kAuto || choice->activation == Activation::kSerial) {
+      if (options_.activation != Activation::kAuto || choice->activation == Activation::kSerial ||
+          status.code() != Code::kExhausted) {
         return status;
       }
       fall_from(choice->activation, status);
@@ -261,9 +262,10 @@ Status Stager::fill_view(Incoming& incoming) {
   return Status::ok();
 }
 
-Result<std::shared_ptr<HostBuffer>> Stager::buffer_for(const Incoming& incoming) {
-  auto buffer = room_->buffer(incoming.plan.image_bytes);
-  if (!buffer) fall_from(incoming.activation, buffer.status());
+Result<std::shared_ptr<ImageBuffer>> Stager::buffer_for(const Incoming& incoming) {
+  auto buffer =
+      room_->buffer(incoming.plan.image_bytes, [&] { return cancelled(incoming.op); });
+  if (buffer.status().code() == Code::kExhausted) fall_from(incoming.activation, buffer.status());
   return buffer;
 }
 
@@ -297,7 +299,7 @@ Status Stager::fetch(Incoming& incoming, std::span<std::byte> image) {
   const Fetch what{incoming.version, incoming.manifest, incoming.plan, image,
                    incoming.shares, progress_};
   Status status =
-      fetch_image(what, sources_.credit(), [&] { return cancelled(incoming.op); });
+      room_->memory().fetch(what, sources_.credit(), [&] { return cancelled(incoming.op); });
   incoming.shares.clear();  // the sources may write there again
   if (!status) {
     sources_.drop_peer_lanes();

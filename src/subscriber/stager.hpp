@@ -67,7 +67,7 @@ class Stager {
 
   Status open_shares(Incoming& incoming);
   Status fill_view(Incoming& incoming);
-  Result<std::shared_ptr<HostBuffer>> buffer_for(const Incoming& incoming);
+  Result<std::shared_ptr<ImageBuffer>> buffer_for(const Incoming& incoming);
   Status fill_copy(Incoming& incoming);
   Status stage_copy(Incoming& incoming);
   Status fetch(Incoming& incoming, std::span<std::byte> image);
