@@ -68,6 +68,13 @@ Status InPlace::drain(const Incoming& incoming) {
   while (!cancelled()) {
     host_.pause(why);
     const bool ended = leases_end_by(Clock::now() + options_.lease_deadline, incoming.op);
+    if (ended && live_) {
+      const Status idle = live_->wait_for_readers(cancelled);
+      if (!idle && idle.code() != Code::kCancelled) {
+        host_.resume(nullptr);
+        return idle;
+      }
+    }
     if (ended && vacated(incoming)) {
       overdue_ = false;
       return Status::ok();

@@ -25,6 +25,7 @@ struct Incoming {
   plan::ImagePlan plan;                ///< empty where it is a view
   std::vector<TensorInfo> infos;       ///< as the engine will see its tensors
   std::shared_ptr<Image> image;        ///< view and flip: what Switch will serve
+  std::vector<char> there;             ///< by bucket: whether it was read ahead; empty: none was
   std::shared_ptr<ImageBuffer> staged;  ///< staged: the verified copy
 };
 

@@ -80,9 +80,11 @@ Status Stager::bring(Incoming& incoming) {
 // ---- which activation -----------------------------------------------------------------------
 
 std::string Stager::why_no_view(const Incoming& incoming) const {
+  if (room_->memory().device() >= 0) return "the engine is on a device";
   if (!options_.layout.empty()) return "a layout asks for tensors other than those published";
   for (const ShareSource& source : incoming.sources) {
-    if (source.transport != TransportChoice::kShm) return "bytes come over tcp";
+    if (source.transport == TransportChoice::kTcp) return "bytes come over tcp";
+    if (source.transport != TransportChoice::kShm) return "bytes come from a device's memory";
   }
   for (const plan::Share& share : incoming.manifest.shares) {
     for (const plan::ShareEntry& entry : share.entries) {
@@ -95,7 +97,7 @@ std::string Stager::why_no_view(const Incoming& incoming) const {
 std::uint32_t Stager::network_lanes(const Incoming& incoming) const {
   std::vector<std::string> endpoints;
   for (const ShareSource& source : incoming.sources) {
-    if (source.transport != TransportChoice::kShm) endpoints.push_back(source.address.endpoint);
+    if (source.transport == TransportChoice::kTcp) endpoints.push_back(source.address.endpoint);
   }
   std::sort(endpoints.begin(), endpoints.end());
   const auto end = std::unique(endpoints.begin(), endpoints.end());
@@ -162,7 +164,9 @@ Status Stager::settle(const std::string& relay, Incoming& incoming) {
     return Status::ok();
   }
   needs.image_bytes = incoming.plan.image_bytes;
-  needs.bucket_bytes = bucket_bytes_ * sources_.credit() * network_lanes(incoming);
+  // Those of a lane lie in host memory, which the budget of a device is not about.
+  const std::uint32_t lanes = room_->memory().device() < 0 ? network_lanes(incoming) : 0;
+  needs.bucket_bytes = bucket_bytes_ * sources_.credit() * lanes;
   auto budget = room_->memory().budget(options_.memory_budget, room_->taken());
   if (!budget) return budget.status();
   needs.budget = *budget;
@@ -262,7 +266,14 @@ Status Stager::fill_view(Incoming& incoming) {
   return Status::ok();
 }
 
-Result<std::shared_ptr<ImageBuffer>> Stager::buffer_for(const Incoming& incoming) {
+Result<std::shared_ptr<ImageBuffer>> Stager::buffer_for(Incoming& incoming) {
+  if (ahead_ && continues(*ahead_, incoming.version, incoming.manifest, incoming.plan)) {
+    incoming.there = std::move(ahead_->there);
+    auto buffer = std::move(ahead_->buffer);
+    ahead_.reset();
+    return buffer;
+  }
+  ahead_.reset();
   auto buffer =
       room_->buffer(incoming.plan.image_bytes, [&] { return cancelled(incoming.op); });
   if (buffer.status().code() == Code::kExhausted) fall_from(incoming.activation, buffer.status());
@@ -278,7 +289,7 @@ Status Stager::fill_copy(Incoming& incoming) {
   const auto bytes = (*buffer)->bytes().first(incoming.plan.image_bytes);
   if (Status status = fetch(incoming, bytes); !status) return status;
   incoming.image->fill(incoming.plan, std::move(*buffer));
-  if (options_.layout.empty()) {
+  if (options_.layout.empty() && room_->memory().device() < 0) {
     incoming.image->offer(shares_within(incoming.manifest, incoming.plan, bytes));
   }
   return Status::ok();
@@ -296,10 +307,20 @@ Status Stager::stage_copy(Incoming& incoming) {
 
 Status Stager::fetch(Incoming& incoming, std::span<std::byte> image) {
   const auto began = Clock::now();
-  const Fetch what{incoming.version, incoming.manifest, incoming.plan, image,
-                   incoming.shares, progress_};
-  Status status =
-      room_->memory().fetch(what, sources_.credit(), [&] { return cancelled(incoming.op); });
+  Fetch what{incoming.version, incoming.manifest, incoming.plan, image,
+             incoming.shares,  progress_,         {}};
+  if (!incoming.there.empty()) what.there = &incoming.there;
+  const auto bring = [&] {
+    return room_->memory().fetch(what, sources_.credit(), [&] { return cancelled(incoming.op); });
+  };
+  Status status = bring();
+  if (status.code() == Code::kMismatch && what.there != nullptr) {
+    // Read too early after all. Now the sources hold still.
+    base::log(LogLevel::kWarn, "event=read_ahead_failed version=" + to_string(incoming.version) +
+                                   " why=\"" + status.to_string() + "\" next=\"copied again\"");
+    what.there = nullptr;
+    status = bring();
+  }
   incoming.shares.clear();  // the sources may write there again
   if (!status) {
     sources_.drop_peer_lanes();

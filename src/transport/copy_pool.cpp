@@ -102,6 +102,7 @@ void CopyPool::run(std::size_t index) {
 }
 
 Status CopyPool::copy(const Job& job) noexcept {
+  if (job.bring) return job.bring(job, aborted_);
   std::byte* const to = job.bucket.destination.data();
   const bool ended = each_piece(job.payload, job.offset, job.bytes, job.bucket.strips, kPieceBytes,
                                 [&](std::size_t at, std::span<const std::byte> piece) {
