@@ -98,6 +98,10 @@ INSTANTIATE_TEST_SUITE_P(
         Arrow{"src/base/a.cpp", "<torch/torch.h>"},
         Arrow{"src/base/a.cpp", "<boost/interprocess/mapped_region.hpp>"},
         Arrow{"src/staging/a.cpp", "<zmq.hpp>"},
+        Arrow{"src/staging/a.cpp", "<cuda_runtime.h>"},
+        Arrow{"src/transport/a.cu", "<cuda_bf16.h>"}, Arrow{"src/transport/a.cpp", "<nccl.h>"},
+        Arrow{"tests/gpu/a.cpp", "<cuda_runtime_api.h>"}, Arrow{"bench/a.cpp", "<cuda.h>"},
+        Arrow{"plugin/torch/weightcast/a.hpp", "<cuda_runtime.h>"},
         Arrow{"src/stream/a.cpp", "<google/protobuf/message_lite.h>"},
         Arrow{"src/base/a.cpp", "<nlohmann/json.hpp>"},
         Arrow{"src/base/a.cpp", "<toml.hpp>"}, Arrow{"src/base/a.cpp", "\"config/b.hpp\""},
@@ -121,12 +125,13 @@ TEST(PlantedTreeTest, AllowedArrowsPass) {
   tree.write("src/protocol/wire.cpp",
              "#include \"proto/weightcast.pb.h\"\n#include <google/protobuf/arena.h>\n");
   tree.write("src/config/toml.cpp", "#include <toml.hpp>\n#include \"base/config.hpp\"\n");
+  tree.write("src/driver/a.cu", "#include <cuda_runtime.h>\n#include <unistd.h>\n");
   tree.write("src/staging/slab.cpp", "#include <boost/interprocess/mapped_region.hpp>\n");
   tree.write("plugin/torch/weightcast/hooked.hpp",
              "#include <ATen/core/Tensor.h>\n#include <weightcast/status.hpp>\n");
 
   EXPECT_EQ(joined(tree_rules::check_includes(tree.root())), "");
-  EXPECT_EQ(tree_rules::count_cpp_files(tree.root()), 6u);
+  EXPECT_EQ(tree_rules::count_cpp_files(tree.root()), 7u);
 }
 
 TEST(PlantedTreeTest, ForgottenFilesAreFound) {

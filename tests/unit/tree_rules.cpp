@@ -48,6 +48,8 @@ const std::map<std::string, Names> kLibraries = {
     {"toml.hpp", {"config"}},
     {"CLI/", {"cli"}},
     {"zmq", {"keys", "stream", "transport"}},
+    {"cuda", {"driver"}},
+    {"nccl", {"driver"}},
     {"google/protobuf/", {"protocol", "transport"}},
 };
 
@@ -124,11 +126,16 @@ bool is_standard(const std::string& target) {
   return target.find_first_of("./") == std::string::npos;
 }
 
+/// Of the CUDA toolkit or of NCCL.
+bool is_of_cuda(const std::string& target) {
+  return target.starts_with("cuda") || target.starts_with("nccl");
+}
+
 bool is_system(const std::string& target) {
   static const std::array kPrefixes = {"sys/", "linux/", "netinet/", "arpa/"};
   if (starts_with_any(target, kPrefixes)) return true;
   return target.ends_with(".h") && target.find('/') == std::string::npos &&
-         !target.starts_with("zmq") && !target.starts_with("xxhash");
+         !target.starts_with("zmq") && !target.starts_with("xxhash") && !is_of_cuda(target);
 }
 
 /// Why this include is not allowed in that file, if it is not. `parts` are the file's path.
@@ -199,6 +206,10 @@ Reason check_plugin(const Include& include, const fs::path& root) {
 Reason check_file_include(const Include& include, const fs::path& file, const fs::path& root) {
   auto part = file.begin();
   const std::string top = (part++)->string();
+  // Whoever needs a device goes through the call tables, so that fakes can stand in for them.
+  if (!include.is_quoted && is_of_cuda(include.target) && !(top == "src" && *part == "driver")) {
+    return "headers of CUDA and NCCL belong in src/driver";
+  }
   if (top == "include") return check_public(include, root);
   if (top == "plugin") return check_plugin(include, root);
   if (top == "src") {
@@ -282,7 +293,7 @@ Violations check_listed(const std::filesystem::path& root) {
       // Installed headers and everything that is compiled.
       const bool is_header = top == "include" || top == "plugin";
       const std::string extension = file.extension().string();
-      const bool is_wanted = extension == ".cpp" || (is_header && extension == ".hpp");
+      const bool is_wanted = extension == ".cpp" || extension == ".cu" || (is_header && extension == ".hpp");
       if (is_wanted && !is_named(meson, file)) {
         found.push_back(file.string() + ": named in no meson.build below " + top +
                         "/: it is not built, run or installed; add it there");
