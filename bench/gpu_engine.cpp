@@ -174,7 +174,10 @@ class Engine {
       Fault::arm(line.substr(4));
       emit({{"kind", "armed"}});
     }
-    if (line.starts_with("hash ")) is_hashing_ = line == "hash on";
+    if (line.starts_with("hash ")) {
+      is_hashing_ = line == "hash on";
+      hashed_ = {};  // what is served is hashed, once more if need be
+    }
     if (line.starts_with("decode ")) {
       decoder_.reset();
       const double milliseconds = std::strtod(line.c_str() + 7, nullptr);

@@ -5,6 +5,7 @@
 //
 //   gpu_overlap [--bytes N] [--rounds N] [--device N]
 #include <signal.h>
+#include <spawn.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -25,6 +26,7 @@ struct Options {
   int rounds = 5;
   int device = 0;
   int threads = 8;  // that touch the shared memory
+  int reader = -1;  // the descriptor of the shared memory, in the process that reads
 };
 
 /// What the two processes tell each other. Zero at first.
@@ -50,13 +52,6 @@ void wait_until(Control& control, const std::function<bool()>& holds) {
     if (now_ns() > deadline) throw std::runtime_error("the other process did nothing for 120 s");
     std::this_thread::yield();
   }
-}
-
-void* map_shared(std::uint64_t bytes) {
-  void* memory =
-      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) throw std::runtime_error("no shared memory of that size");
-  return memory;
 }
 
 /// One process's end: device memory, the shared memory registered, a stream.
@@ -213,33 +208,84 @@ void touch(void* memory, const Options& options) {
   for (auto& thread : threads) thread.join();
 }
 
-int run(const Options& options) {
-  // Before any call of CUDA, which does not survive a fork.
-  auto& control = *static_cast<Control*>(map_shared(sizeof(Control)));
-  void* shared = map_shared(options.bytes);
-  control.over = -1;
-  touch(shared, options);
-  const pid_t parent = ::getpid();
-  const pid_t child = ::fork();
-  if (child < 0) throw std::runtime_error("fork failed");
+/// Shared memory of both processes, by a descriptor that the second one inherits.
+class Shared {
+ public:
+  Shared(int descriptor, std::uint64_t bytes) : descriptor_(descriptor), bytes_(kHead + bytes) {
+    memory_ =
+        ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_, 0);
+    if (memory_ == MAP_FAILED) throw std::runtime_error("no shared memory of that size");
+  }
+  ~Shared() {
+    ::munmap(memory_, bytes_);
+    ::close(descriptor_);
+  }
+  Shared(const Shared&) = delete;
+  Shared& operator=(const Shared&) = delete;
+
+  static int create(std::uint64_t bytes) {
+    const int descriptor = ::memfd_create("gpu_overlap", 0);
+    if (descriptor < 0 || ::ftruncate(descriptor, static_cast<off_t>(kHead + bytes)) != 0) {
+      throw std::runtime_error("no shared memory of that size");
+    }
+    return descriptor;
+  }
+  int descriptor() const noexcept { return descriptor_; }
+  Control& control() const noexcept { return *static_cast<Control*>(memory_); }
+  void* bytes() const noexcept { return static_cast<std::byte*>(memory_) + kHead; }
+
+ private:
+  static constexpr std::uint64_t kHead = 4096;
+  static_assert(sizeof(Control) <= kHead);
+  const int descriptor_;
+  const std::uint64_t bytes_;
+  void* memory_ = nullptr;
+};
+
+/// A second process of this program; a forked one could not use CUDA.
+pid_t start_reader(const Options& options, int descriptor) {
+  const std::vector<std::string> words = {"gpu_overlap",
+                                          "--bytes",  std::to_string(options.bytes),
+                                          "--device", std::to_string(options.device),
+                                          "--reader", std::to_string(descriptor)};
+  std::vector<char*> arguments;
+  for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
+  arguments.push_back(nullptr);
+  pid_t child = 0;
+  if (::posix_spawn(&child, "/proc/self/exe", nullptr, nullptr, arguments.data(), environ) != 0) {
+    throw std::runtime_error("no second process could be started");
+  }
+  return child;
+}
+
+int read(const Options& options) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const Shared shared(options.reader, options.bytes);
+  try {
+    Reader(options, shared.control(), shared.bytes()).run();
+  } catch (...) {
+    shared.control().broken = true;
+    throw;
+  }
+  return 0;
+}
+
+int write(const Options& options) {
+  const Shared shared(Shared::create(options.bytes), options.bytes);
+  shared.control().over = -1;
+  touch(shared.bytes(), options);
+  const pid_t reader = start_reader(options, shared.descriptor());
   int status = 0;
   try {
-    if (child == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      if (::getppid() != parent) ::_exit(1);
-      Reader(options, control, shared).run();
-      ::_exit(0);
-    }
-    Writer(options, control, shared).run();
+    Writer(options, shared.control(), shared.bytes()).run();
   } catch (const std::exception& error) {
-    control.broken = true;
+    shared.control().broken = true;
     std::fprintf(stderr, "gpu_overlap: %s\n", error.what());
-    if (child == 0) ::_exit(1);
     emit({{"kind", "failed"}, {"why", error.what()}});
     status = 1;
   }
   int ended = 0;
-  ::waitpid(child, &ended, 0);
+  ::waitpid(reader, &ended, 0);
   return status;
 }
 
@@ -251,11 +297,12 @@ int main(int argc, char** argv) {
   app.add_option("--bytes", options.bytes);
   app.add_option("--rounds", options.rounds)->check(CLI::Range(1, 1000));
   app.add_option("--device", options.device);
+  app.add_option("--reader", options.reader, "the second process: of this shared memory");
   app.add_option("--threads", options.threads)->check(CLI::Range(1, 256));
   CLI11_PARSE(app, argc, argv);
   options.bytes = std::max<std::uint64_t>(options.bytes / 4096, 1) * 4096;
   try {
-    return run(options);
+    return options.reader >= 0 ? read(options) : write(options);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "gpu_overlap: %s\n", error.what());
     return 1;

@@ -35,6 +35,7 @@ struct Options {
   bool buffers = false;
   double step_ms = 1000;
   double deadline_s = 60;
+  std::uint64_t seed = 0;  ///< trainers of different seeds have different bytes at the same point
 };
 
 /// How a point went, on the host's clock.
@@ -258,7 +259,7 @@ class Trainer {
   Commands commands_;
   std::optional<FakeWork> work_;
   std::optional<Publisher> publisher_;
-  std::uint64_t number_ = 1;  ///< of the bytes in the tensors
+  std::uint64_t number_ = options_.seed * 1'000'000'007 + 1;  ///< of the bytes in the tensors
   bool is_hashing_ = false;
 };
 
@@ -269,11 +270,11 @@ int main(int argc, char** argv) {
   PublisherOptions publish;
   publish.policy = "bench";
   publish.launch = "bench";
-  publish.attempt_timeout = 60s;
   std::string mode = "broadcast";
   std::string transport = "auto";
   std::string staging = "auto";
   double stall_ms = 1000;
+  double attempt_s = 60;
   CLI::App app("A trainer of the benchmarks on a device, without torch");
   app.add_option("--device", options.device);
   app.add_option("--bytes", options.bytes, "of the policy; 0: Qwen3-8B's");
@@ -289,14 +290,18 @@ int main(int argc, char** argv) {
   app.add_option("--slots", publish.slots);
   app.add_option("--slot-bytes", publish.slot_bytes);
   app.add_option("--stall-ms", stall_ms);
-  app.add_flag("--takeover", publish.takeover);
+  app.add_option("--attempt-s", attempt_s);
+  app.add_option("--seed", options.seed);
   CLI11_PARSE(app, argc, argv);
   publish.mode = mode == "p2p" ? weightcast::Mode::kP2p : weightcast::Mode::kBroadcast;
   publish.transport = kTransports.at(transport);
   publish.staging = kStagings.at(staging);
   publish.trusted_fabric = true;  // the fabric is this host
-  publish.stall = std::chrono::duration_cast<weightcast::Duration>(
-      std::chrono::duration<double, std::milli>(stall_ms));
+  const auto duration = [](double seconds) {
+    return std::chrono::duration_cast<weightcast::Duration>(std::chrono::duration<double>(seconds));
+  };
+  publish.stall = duration(stall_ms / 1e3);
+  publish.attempt_timeout = duration(attempt_s);
   try {
     return Trainer(options, publish).run();
   } catch (const std::exception& error) {
