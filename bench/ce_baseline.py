@@ -12,6 +12,8 @@ import argparse
 import importlib.metadata
 import json
 import multiprocessing
+import os
+import socket
 import sys
 import time
 
@@ -64,6 +66,11 @@ def measure(options):
     from checkpoint_engine.ps import ParameterServer
 
     torch.cuda.set_device(0)
+    # One rank, as torchrun would start it. The server takes the port after MASTER_PORT.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1] - 1
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     spawn = multiprocessing.get_context("spawn")
     asked, answers = spawn.Queue(), spawn.Queue()
     receiver = spawn.Process(target=receive, args=(options.bytes, asked, answers), daemon=True)

@@ -3,6 +3,7 @@ engine, memory, and what a training loop pays. Drives bench/gpu_trainer, bench/g
 """
 
 import json
+import shutil
 import statistics
 import subprocess
 import time
@@ -173,6 +174,8 @@ def large(run, staging, activation):
         rounds = [job.bring() for _ in range(12)]
         memory = job.memory()
         status = job.engine.ask()
+        if (status["transport"], status["activation"]) != (TRANSPORTS[staging], activation):
+            raise Broken(f"versions came by {status['transport']} and {status['activation']}: {status['activation_reason']}")
         applied = [r["applied_s"] for r in rounds]
         result = {
             "bytes": job.bytes,
@@ -209,7 +212,8 @@ def large(run, staging, activation):
 def trace(run):
     """A few versions with a trace of each process, for the overlap of the stages."""
     folder = run.out / "trace"
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # a file that is there is not written over
+    folder.mkdir(parents=True)
     with Large(run, "host", "flip", WEIGHTCAST_TRACE=str(folder / "{}.json")) as job:
         rounds = [job.bring() for _ in range(4)]
     return {"files": [f"trace/{name}.json" for name in ("trainer", "engine")], "rounds": rounds}

@@ -50,7 +50,7 @@ class Scene:
         self.trainers = [
             self.job.trainer(
                 "--bytes", self.size, "--buffers", "--transport", self.transport, "--staging", STAGING[self.transport], "--mode", self.mode,
-                "--rank", rank, "--world", self.ranks, "--device-budget", budget, "--attempt-s", 10, "--deadline-s", 30, "--seed", self.seed,
+                "--rank", rank, "--world", self.ranks, "--device-budget", budget, "--attempt-s", 10, "--deadline-s", DEADLINE_S, "--seed", self.seed,
                 name=f"trainer-{self.seed}-{rank}",
             )
             for rank in range(self.ranks)
@@ -80,6 +80,19 @@ class Scene:
                 raise Broken(f"version {number} is other bytes on {engine.name}: {line['hashes']}, the trainer's {expected}")
             lines.append(line)
         return number, verdicts, lines
+
+    def states(self):
+        """What the engines say of themselves; that they took what was asked for, and nothing else, is checked."""
+        states = [engine.ask() for engine in self.engines]
+        used = {state["transport"] for state in states}
+        # Of a host's engines one may take the wire, and the others from it.
+        allowed = {"nccl", "cuda_ipc"} if self.transport == "nccl" else {self.transport}
+        if self.transport not in used or used - allowed:
+            raise Broken(f"versions came by {', '.join(sorted(used))}, not by {self.transport}")
+        for state, activation in zip(states, self.activations):
+            if state["activation"] != activation:
+                raise Broken(f"an engine takes versions in by {state['activation']}, not {activation}: {state['activation_reason']}")
+        return states
 
     def taken(self):
         return {process.name: process.ask()["taken"] for process in (*self.trainers, *self.engines)}
@@ -139,7 +152,7 @@ def combination(run, transport, mode, ranks, engines, versions):
         seconds = time.monotonic() - begin
         grown = growth(before, scene.taken())
         stormed = storm(scene, STORM if versions > SHORT else STORM // 4)
-        states = [engine.ask() for engine in scene.engines]
+        states = scene.states()
         return {
             "versions": versions,
             "compared": compared,
@@ -281,6 +294,7 @@ def faults(run, transport):
                     scene.bring()
                     before = scene.taken()
                     row.update(act(scene))
+                    scene.states()
                     after = scene.taken()
                     common = {process: its for process, its in before.items() if process in after}
                     row["growth"] = growth(common, after) if common else {}

@@ -203,11 +203,12 @@ def wait_for_receivers(trainer, count, patience=60):
     deadline = time.monotonic() + patience
     while True:
         status = trainer.ask()
-        active = [name for name, its in status["receivers"].items() if its["state"] == "active"]
-        if len(active) >= count:
+        # One that joins becomes active with the first version.
+        there = [name for name, its in status["receivers"].items() if its["state"] in ("active", "joining")]
+        if len(there) >= count:
             return status
         if time.monotonic() > deadline:
-            raise Broken(f"{len(active)} of {count} engines came within {patience} s; the trainer says: {status['receivers']}")
+            raise Broken(f"{len(there)} of {count} engines came within {patience} s; the trainer says: {status['receivers']}")
         time.sleep(0.02)
 
 
