@@ -271,6 +271,12 @@ int read(const Options& options) {
 }
 
 int write(const Options& options) {
+  try {
+    Device::open(options.device);  // before so much memory is taken
+  } catch (const std::exception& error) {
+    emit({{"kind", "failed"}, {"why", error.what()}});
+    throw;
+  }
   const Shared shared(Shared::create(options.bytes), options.bytes);
   shared.control().over = -1;
   touch(shared.bytes(), options);

@@ -35,29 +35,31 @@ def introspect(build, what):
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def kind_of(path):
+def kind_of(path, is_test):
     """What a program is for; None: it is not needed."""
     folder, name = os.path.split(path)
     if folder == "tests/gpu":
-        return "test"
+        return "test" if is_test else "helper"
     if folder == "tests/torch":
         return "torch test"
     if folder == "bench" and name.startswith("gpu_"):
         return "benchmark"
     if folder.startswith("examples/"):
-        return "torch test" if name.startswith("example_") else "example"
+        return "torch test" if is_test else "example"
     return "command" if name == "weightcast" else None
 
 
 def programs(build):
     build = os.path.realpath(build)
+    tests = {os.path.realpath(test["cmd"][0]) for test in introspect(build, "tests")}
     found = []
     for target in introspect(build, "targets"):
         if target["type"] != "executable":
             continue
         path = os.path.relpath(os.path.realpath(target["filename"][0]), build)
-        if kind_of(path):
-            found.append({"path": path, "kind": kind_of(path)})
+        kind = kind_of(path, os.path.realpath(target["filename"][0]) in tests)
+        if kind:
+            found.append({"path": path, "kind": kind})
     return sorted(found, key=lambda program: program["path"])
 
 
