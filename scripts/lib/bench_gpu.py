@@ -6,6 +6,7 @@ import json
 import shutil
 import statistics
 import subprocess
+import sys
 import time
 
 from bench_support import percentile
@@ -68,12 +69,12 @@ class Large:
             self.joined = self.engine.ready()
             wait_for_receivers(self.trainer, 1)
         except BaseException:
-            self.job.__exit__()
+            self.job.__exit__(*sys.exc_info())
             raise
         return self
 
-    def __exit__(self, *_):
-        self.job.__exit__()
+    def __exit__(self, *error):
+        self.job.__exit__(*error)
 
     def bring(self):
         """Another version; its times from the end of the step."""

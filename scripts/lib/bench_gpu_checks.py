@@ -3,6 +3,7 @@ engine, by hashes that are not the library's, that nothing grows, and what is le
 """
 
 import signal
+import sys
 import time
 
 from gpu_job import Broken, Job, NotRun, query_devices, wait_for_receivers
@@ -37,12 +38,12 @@ class Scene:
                 process.ready()
             self.settle()
         except BaseException:
-            self.job.__exit__()
+            self.job.__exit__(*sys.exc_info())
             raise
         return self
 
-    def __exit__(self, *_):
-        self.job.__exit__()
+    def __exit__(self, *error):
+        self.job.__exit__(*error)
 
     def start_trainers(self):
         self.seed += 1

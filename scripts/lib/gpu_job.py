@@ -27,6 +27,7 @@ class Kit:
         self.folder = pathlib.Path(folder)
         self.manifest = json.loads((self.folder / "manifest.json").read_text())
         self.python = python
+        self.note = print  # where the last words of processes go, when something broke
         find = "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
         found = subprocess.run([python, "-c", find], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
         self.torch = pathlib.Path(found) if found else None
@@ -176,11 +177,14 @@ class Job:
         self.environment = dict(self.kit.environment, WEIGHTCAST_DIR=f"{self.directory}/meet", WEIGHTCAST_JOB=f"gpu-{os.getpid()}")
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind=None, *_):
         for process in self.processes:
             process.leave()
         for process in self.processes:
             process.end()
+        if kind is not None:
+            for process in self.processes:
+                self.kit.note("\n".join([f"--- {process.name} said last:", *process.errors]))
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def start(self, name, program, *arguments, **environment):

@@ -53,7 +53,9 @@ class Run:
         self.begun = time.monotonic()
         self.sections = {}
         self.kit = Kit(options.kit, sys.executable)
+        self.kit.note = self.note
         self.machine = hardware()
+        self.started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
     def say(self, text):
         print(text, flush=True)
@@ -79,7 +81,7 @@ class Run:
         if name in self.sections:
             return
         seconds, work = SECTIONS[name]
-        about = {"date": datetime.date.today().isoformat(), "machine": self.machine, "command": command(self.options), "commit": self.kit.manifest["commit"]}
+        about = {"run": self.started, "date": datetime.date.today().isoformat(), "machine": self.machine, "command": command(self.options), "commit": self.kit.manifest["commit"]}
         if self.left() < seconds:
             self.keep(name, dict(about, state="not run", why=f"it may take {seconds} s, and {self.left():.0f} s were left"))
             return

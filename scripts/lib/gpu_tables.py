@@ -47,7 +47,7 @@ def speed(sections):
                 f"{1e3 * row['applied_p90_s']:.1f}",
                 f"{1e3 * row['limit_s']:.1f}",
                 f"{row['over_limit']:.2f}",
-                f"{best / row['applied_s']:.1f}" if best and baseline["bytes"] == row["bytes"] else "–",
+                f"{best / row['applied_s']:.1f}" if best and sections["baseline"]["run"] == sections[name]["run"] else "–",
             ]
         )
     lines += table(["policy", "staging", "way", "ms (median)", "p90", "limit, ms", "this / limit", "checkpoint-engine / this"], rows)
@@ -185,7 +185,7 @@ def runs(sections):
     """Which section came from which run."""
     by = {}
     for name, section in sections.items():
-        by.setdefault(about(section) + f", commit {section['commit'][:12]}", []).append(name)
+        by.setdefault(f"{section['run'][11:16]} UTC, " + about(section) + f", commit {section['commit'][:12]}", []).append(name)
     lines = [f"- {where}: {', '.join(names)}" for where, names in by.items()]
     missing = [f"- {name}: not run: {its['why']}" for name, its in sections.items() if its["state"] == "not run"]
     failed = [f"- {name}: failed: {its['why']}" for name, its in sections.items() if its["state"] == "failed"]
