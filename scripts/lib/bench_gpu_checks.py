@@ -311,26 +311,37 @@ def faults(run, transport):
 
 
 def tight(run):
-    """Engines that find too little of the device's memory for a second copy: they fall back a level, and say so."""
+    """Engines that find too little of the device's memory for a second copy. `auto` falls back a level and says so, also
+    where the budget it was given is not there; an activation that was asked for is refused with what it needs."""
     rows = []
-    for activation in ("auto", "flip", "staged"):
-        row = {"asked": activation}
+    for name, activation, budget in (("auto", "auto", 0), ("auto, with a budget that is not there", "auto", 10), ("flip", "flip", 0), ("staged", "staged", 0)):
+        row = {"asked": name}
         rows.append(row)
         try:
-            with Scene(run, "shm", engines=0, size=FAULT_BYTES // 4, activations=()) as scene:
+            with Scene(run, "shm", engines=0, size=FAULT_BYTES // 4) as scene:
                 size = scene.trainers[0].first("weights")["bytes"]
-                engine = scene.job.engine(0, "--transport", "shm", "--activation", activation, "--leave-free", int(1.6 * size))
+                engine = scene.job.engine(
+                    0, "--transport", "shm", "--activation", activation, "--leave-free", int(1.6 * size), "--memory-budget", budget * size
+                )
                 engine.ready()
                 scene.engines = [engine]
                 scene.settle()
-                scene.bring()
+                if activation == "auto":
+                    scene.bring(strict=False)  # it may join again with the level that it found
+                    scene.bring()
+                else:
+                    scene.bring([], strict=False)
                 state = engine.ask()
-                row.update({name: state[name] for name in ("activation", "activation_reason", "failed", "last_failure")})
-            run.say(f"  {activation} became {row['activation']}: {row['activation_reason']}")
+                row.update({what: state[what] for what in ("activation", "activation_reason", "applied", "last_failure")})
+                if activation == "auto" and state["activation"] != "serial":
+                    raise Broken(f"expected serial, got {state['activation']}: {state['activation_reason']}")
+                if activation != "auto" and (state["applied"] or "needs" not in state["last_failure"]):
+                    raise Broken(f"expected a refusal that says what is needed, got: {state['last_failure'] or 'none'}")
+            run.say(f"  {name}: {row['activation_reason'] if activation == 'auto' else row['last_failure']}")
         except NotRun as why:
             row["not_run"] = str(why)
-            run.say(f"  {activation}: not run: {why}")
+            run.say(f"  {name}: not run: {why}")
         except Broken as why:
             row["failed"] = str(why)
-            run.say(f"  {activation}: FAILED: {why}")
+            run.say(f"  {name}: FAILED: {why}")
     return rows

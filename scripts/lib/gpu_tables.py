@@ -127,7 +127,7 @@ def limits(sections):
 
 
 def outcome(row, text):
-    return f"not run: {row['not_run']}" if "not_run" in row else f"FAILED: {row['failed']}" if isinstance(row.get("failed"), str) and "why" not in row and row["failed"] else text(row)
+    return f"not run: {row['not_run']}" if "not_run" in row else f"FAILED: {row['failed']}" if isinstance(row.get("failed"), str) and row["failed"] else text(row)
 
 
 def correctness(sections):
@@ -155,7 +155,7 @@ def faults(sections):
         for row in result["rows"] if result else []:
             rows.append([row["transport"], row["mode"], row["fault"], outcome(row, lambda row: f"{row['seconds']:.2f} s")])
     for row in sections.get("tight", {}).get("result") or []:
-        rows.append(["shm", "broadcast", f"too little device memory for a second copy, asked for {row['asked']}", outcome(row, lambda row: f"{row['activation']}: {row['activation_reason']}")])
+        rows.append(["shm", "broadcast", f"too little device memory for a second copy, asked for {row['asked']}", outcome(row, lambda row: row["activation_reason"] if row["applied"] else row["last_failure"])])
     if not rows:
         return []
     return ["### Faults: until the survivors serve the next version", ""] + table(["transport", "mode", "what happens", "outcome"], rows)
