@@ -66,9 +66,7 @@ Grpo::Grpo(const GrpoOptions& options, std::shared_ptr<LanguageModelImpl> policy
       parameters_(policy_->distinct_parameters()),
       optimizer_(optimizer),
       ranks_(ranks),
-      seed_(seed) {
-  for (auto& group : optimizer_.param_groups()) group.options().set_lr(options_.learning_rate);
-}
+      seed_(seed) {}
 
 Grpo::Batch Grpo::prepare(std::span<const SampleBatch> batches) {
   const torch::NoGradGuard no_grad;
@@ -119,6 +117,7 @@ torch::Tensor Grpo::loss(const Batch& batch, const torch::Tensor& rows,
 }
 
 GrpoStatistics Grpo::update(std::span<const SampleBatch> batches) {
+  set_learning_rate();
   const Batch batch = prepare(batches);
   const std::int64_t count = batch.sequences.size(0);
   // All ranks have as many rows, so all take as many steps and average with each other.
@@ -147,6 +146,13 @@ GrpoStatistics Grpo::update(std::span<const SampleBatch> batches) {
     *mean /= std::max(steps, 1);
   }
   return statistics;
+}
+
+void Grpo::set_learning_rate() {
+  const double progress =
+      std::min(1.0, static_cast<double>(updates_) / static_cast<double>(options_.updates));
+  const double rate = options_.learning_rate * (1.0 - progress * (1.0 - options_.final_share));
+  for (auto& group : optimizer_.param_groups()) group.options().set_lr(rate);
 }
 
 }  // namespace grpo

@@ -14,7 +14,9 @@
 namespace grpo {
 
 struct GrpoOptions {
-  double learning_rate = 5e-4;
+  double learning_rate = 6e-4;
+  double final_share = 0.1;     ///< Of the learning rate, that is left at the end.
+  std::uint64_t updates = 250;  ///< Over which the rate falls linearly to it.
   double clip = 0.2;  ///< Of the probability ratio.
   double kl_weight = 0.0;  ///< Of the divergence from the weights at the start; 0: no reference.
   double max_gradient_norm = 1.0;
@@ -47,6 +49,7 @@ class Grpo {
   struct Batch;
   Batch prepare(std::span<const SampleBatch> batches);
   torch::Tensor loss(const Batch& batch, const torch::Tensor& rows, GrpoStatistics& statistics);
+  void set_learning_rate();
 
   GrpoOptions options_;
   std::shared_ptr<LanguageModelImpl> policy_;

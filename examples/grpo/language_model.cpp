@@ -51,9 +51,9 @@ KeyValueCache KeyValueCache::repeated(std::int64_t times) const {
 
 BlockImpl::BlockImpl(const ModelShape& shape) : heads_(shape.heads) {
   const std::int64_t width = shape.width;
-  const double deviation = 1.0 / std::sqrt(static_cast<double>(width));
+  const double deviation = 1.0 / std::sqrt(3.0 * static_cast<double>(width));
   // What is added to the residual starts smaller the more layers add to it.
-  const double added = deviation / std::sqrt(2.0 * static_cast<double>(shape.layers));
+  const double added = deviation / std::sqrt(static_cast<double>(shape.layers) / 2.0);
   attention_norm_ = register_parameter("attention_norm", torch::ones({width}));
   query_key_value_ = register_parameter("query_key_value", normal(3 * width, width, deviation));
   attention_out_ = register_parameter("attention_out", normal(width, width, added));

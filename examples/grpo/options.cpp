@@ -68,6 +68,7 @@ TrainerOptions parse_trainer_options(int argc, char** argv) {
   app.add_option("--metrics", options.metrics, "File for one JSON line an iteration");
   rl_loop::parse_or_exit(app, argc, argv);
 
+  options.grpo.updates = options.iterations;
   TrainerOptions fitting = options;
   set_rates(fitting);
   if (rate->count() == 0) options.grpo.learning_rate = fitting.grpo.learning_rate;

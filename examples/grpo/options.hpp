@@ -25,7 +25,7 @@ struct SharedOptions {
 };
 
 struct TrainerOptions : SharedOptions {
-  std::uint64_t iterations = 150;
+  std::uint64_t iterations = 250;
   std::size_t batches = 4;  ///< That a rank puts into one update.
   GrpoOptions grpo;
   WarmUpOptions warm_up;
@@ -41,7 +41,7 @@ struct WorkerOptions : SharedOptions {
   int trainer_ranks = 1;
   std::uint32_t groups = 16;     ///< Prompts in one batch.
   std::uint32_t group_size = 8;  ///< Samples of each.
-  std::uint32_t batches_per_version = 3;
+  std::uint32_t batches_per_version = 2;
 };
 
 /// Reads the command line. On --help or an error it prints what CLI11 has to say and exits the

@@ -9,10 +9,10 @@
 namespace grpo {
 
 struct WarmUpOptions {
-  double learning_rate = 3e-3;
-  double target = 0.25;         ///< Share of the held-out problems at which it ends.
+  double learning_rate = 2e-3;
+  double target = 0.3;          ///< Share of the held-out problems at which it ends.
   int most_steps = 1000;        ///< At which it ends in any case.
-  std::int64_t batch = 256;     ///< Problems a step.
+  std::int64_t batch = 128;     ///< Problems a step.
   int check_every = 10;         ///< Steps between two looks at the held-out problems.
 };
 
