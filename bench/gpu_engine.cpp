@@ -2,7 +2,8 @@
 // input ends, and prints JSON lines. Driven by scripts/lib/bench_gpu.py, by lines:
 //
 //   hash on|off      whether it says the hash of each version that it gets a lease on
-//   decode MS|off    reads the leased weights on a stream of its own, step after step, each of about
+//   decode MS|off    reads the leased weights on a stream of its own, step after step, each of
+//   about
 //                    MS milliseconds, and measures the gaps between steps
 //   status           with the gaps since the last one
 //   arm FAILPOINT SIGNAL
@@ -34,8 +35,12 @@ struct Options {
 class Decoder {
  public:
   Decoder(const Device& device, double milliseconds)
-      : device_(device), milliseconds_(milliseconds), stream_(device), to_(device, kScratch),
-        begins_{Event(device), Event(device)}, ends_{Event(device), Event(device)} {}
+      : device_(device),
+        milliseconds_(milliseconds),
+        stream_(device),
+        to_(device, kScratch),
+        begins_{Event(device), Event(device)},
+        ends_{Event(device), Event(device)} {}
 
   /// One step on what is leased; blocks until the device has done it. Lets go of the lease.
   void step(Lease lease) {
@@ -95,8 +100,7 @@ class Decoder {
     while (queued_ < wanted) {
       const std::uint64_t before = queued_;
       for (const auto& tensor : image.tensors()) {
-        const std::uint64_t bytes =
-            std::min({tensor.info.bytes(), kScratch, wanted - queued_});
+        const std::uint64_t bytes = std::min({tensor.info.bytes(), kScratch, wanted - queued_});
         if (bytes == 0 || tensor.info.bytes() < 4096) continue;
         items_.push_back({to_.data(), tensor.data, bytes});
         queued_ += bytes;
@@ -122,8 +126,11 @@ class Decoder {
 class Engine {
  public:
   Engine(const Options& options, const SubscriberOptions& subscribe)
-      : options_(options), subscribe_(subscribe), device_(open(subscribe.device)),
-        hasher_(device_), stream_(device_) {}
+      : options_(options),
+        subscribe_(subscribe),
+        device_(open(subscribe.device)),
+        hasher_(device_),
+        stream_(device_) {}
 
   int run() {
     if (options_.leave_free > 0) {

@@ -9,8 +9,8 @@
 
 namespace bench {
 
-/// Copies within scratch memory, as many as take about a given time; they use the device's memory as
-/// hard as anything can. Thread safety: one thread.
+/// Copies within scratch memory, as many as take about a given time; they use the device's memory
+/// as hard as anything can. Thread safety: one thread.
 class FakeWork {
  public:
   /// Measures on an idle device.

@@ -1,7 +1,7 @@
-// What the machine allows between a trainer's and an engine's process on one device, bare: bytes that
-// leave the device for registered shared memory in one process while another brings them back behind
-// it; each of the two alone; and copies within the device, in one process and over CUDA IPC. The
-// limits that scripts/lib/bench_gpu.py gives beside its times.
+// What the machine allows between a trainer's and an engine's process on one device, bare: bytes
+// that leave the device for registered shared memory in one process while another brings them back
+// behind it; each of the two alone; and copies within the device, in one process and over CUDA IPC.
+// The limits that scripts/lib/bench_gpu.py gives beside its times.
 //
 //   gpu_overlap [--bytes N] [--rounds N] [--device N]
 #include <signal.h>
@@ -32,9 +32,9 @@ struct Options {
 /// What the two processes tell each other. Zero at first.
 struct Control {
   enum Task : int { kNone, kBehind, kAlone, kIpc, kLeave };
-  std::atomic<int> task;          ///< of the reader; set before `turn`
-  std::atomic<int> turn;          ///< counts tasks given
-  std::atomic<int> over;          ///< counts tasks done
+  std::atomic<int> task;  ///< of the reader; set before `turn`
+  std::atomic<int> turn;  ///< counts tasks given
+  std::atomic<int> over;  ///< counts tasks done
   std::atomic<std::uint64_t> written;
   std::atomic<std::uint64_t> bucket;
   std::atomic<std::int64_t> end_ns;  ///< of the last task
@@ -58,15 +58,20 @@ void wait_until(Control& control, const std::function<bool()>& holds) {
 class End {
  public:
   End(const Options& options, Control& control, void* shared)
-      : options_(options), control_(control), shared_(static_cast<std::byte*>(shared)),
-        device_(Device::open(options.device)), memory_(device_, options.bytes), stream_(device_) {
+      : options_(options),
+        control_(control),
+        shared_(static_cast<std::byte*>(shared)),
+        device_(Device::open(options.device)),
+        memory_(device_, options.bytes),
+        stream_(device_) {
     const std::int64_t begin = now_ns();
     must(device_.cuda->register_host(shared_, options.bytes));
     register_s_ = static_cast<double>(now_ns() - begin) / 1e9;
   }
   ~End() { device_.cuda->unregister_host(shared_, options_.bytes); }
 
-  /// Copies bucket by bucket, each as soon as `may` holds for its end; says `then` when one is done.
+  /// Copies bucket by bucket, each as soon as `may` holds for its end; says `then` when one is
+  /// done.
   void copy(std::byte* to, const std::byte* from, std::uint64_t bucket,
             const std::function<bool(std::uint64_t)>& may,
             const std::function<void(std::uint64_t)>& then) {
@@ -212,8 +217,7 @@ void touch(void* memory, const Options& options) {
 class Shared {
  public:
   Shared(int descriptor, std::uint64_t bytes) : descriptor_(descriptor), bytes_(kHead + bytes) {
-    memory_ =
-        ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_, 0);
+    memory_ = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_, 0);
     if (memory_ == MAP_FAILED) throw std::runtime_error("no shared memory of that size");
   }
   ~Shared() {
@@ -245,9 +249,12 @@ class Shared {
 /// A second process of this program; a forked one could not use CUDA.
 pid_t start_reader(const Options& options, int descriptor) {
   const std::vector<std::string> words = {"gpu_overlap",
-                                          "--bytes",  std::to_string(options.bytes),
-                                          "--device", std::to_string(options.device),
-                                          "--reader", std::to_string(descriptor)};
+                                          "--bytes",
+                                          std::to_string(options.bytes),
+                                          "--device",
+                                          std::to_string(options.device),
+                                          "--reader",
+                                          std::to_string(descriptor)};
   std::vector<char*> arguments;
   for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);

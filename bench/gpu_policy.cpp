@@ -11,9 +11,10 @@
 namespace bench {
 namespace {
 
-constexpr std::uint64_t kChunk = 32u << 20;    // of a tensor, filled from one place of the pattern
-constexpr std::uint64_t kPattern = 64u << 20;  // random words; a version begins anywhere in its half
-constexpr std::uint64_t kAlignment = 512;      // as torch's allocator
+constexpr std::uint64_t kChunk = 32u << 20;  // of a tensor, filled from one place of the pattern
+constexpr std::uint64_t kPattern = 64u
+                                   << 20;  // random words; a version begins anywhere in its half
+constexpr std::uint64_t kAlignment = 512;  // as torch's allocator
 constexpr std::uint64_t kBounce = 64u << 20;
 
 std::uint64_t mixed(std::uint64_t x) {
@@ -161,7 +162,8 @@ Hasher::Hasher(Device device)
 std::string Hasher::hash(std::vector<HashedBytes> parts, Stream& stream) {
   std::sort(parts.begin(), parts.end(),
             [](const HashedBytes& a, const HashedBytes& b) { return a.name < b.name; });
-  // Small parts share a bounce buffer, large ones take several; one is hashed while the other fills.
+  // Small parts share a bounce buffer, large ones take several; one is hashed while the other
+  // fills.
   std::vector<std::vector<CopyItem>> fills(1);
   std::vector<std::uint64_t> filled(1, 0);
   for (const HashedBytes& part : parts) {
@@ -193,8 +195,7 @@ std::string Hasher::hash(std::vector<HashedBytes> parts, Stream& stream) {
   }
   const auto value = XXH3_128bits_digest(&state);
   char text[33];
-  std::snprintf(text, sizeof text, "%016llx%016llx",
-                static_cast<unsigned long long>(value.high64),
+  std::snprintf(text, sizeof text, "%016llx%016llx", static_cast<unsigned long long>(value.high64),
                 static_cast<unsigned long long>(value.low64));
   return text;
 }

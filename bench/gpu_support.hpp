@@ -90,7 +90,8 @@ class Buffer {
 class Event {
  public:
   explicit Event(Device device, bool timed = true)
-      : device_(std::move(device)), event_(must(device_.cuda->create_event(device_.index, timed))) {}
+      : device_(std::move(device)),
+        event_(must(device_.cuda->create_event(device_.index, timed))) {}
   ~Event() {
     if (event_ != nullptr) device_.cuda->destroy_event(device_.index, event_);
   }

@@ -1,7 +1,8 @@
 // A trainer of the benchmarks on a device, without torch. Prints JSON lines; leaves when its
 // standard input ends. Driven by scripts/lib/bench_gpu.py, by lines:
 //
-//   next           another version of the weights, published when the device has it, and the verdict
+//   next           another version of the weights, published when the device has it, and the
+//   verdict
 //                  on it: the next line is read when all have applied it
 //   storm N        N points one after the other, as fast as they go
 //   block KIND N   N training steps of --step-ms each, with (KIND with) or without (KIND without)
@@ -159,9 +160,9 @@ class Trainer {
     line["hash"] = hash;
     emit(line);
     const auto patience = std::chrono::duration<double>(options_.deadline_s);
-    const auto verdict = publisher_->flush(
-        Clock::now() + std::chrono::duration_cast<Clock::duration>(patience),
-        policy_.lister(stream_));
+    const auto verdict =
+        publisher_->flush(Clock::now() + std::chrono::duration_cast<Clock::duration>(patience),
+                          policy_.lister(stream_));
     const auto seen = publisher_->status();
     json said = {{"kind", "verdict"},
                  {"point", taken.point.point},
@@ -212,17 +213,16 @@ class Trainer {
       after_hook.record(stream_.native());
       after_hook.await();
       const std::int64_t end = now_ns();
-      all.push_back(
-          {{"step_ms", static_cast<double>(end - begin) / 1e6},
-           {"fence_us", static_cast<double>(fence_end - fence) / 1e3},
-           {"fenced", fenced},
-           {"hook_us", static_cast<double>(taken.end - taken.begin) / 1e3},
-           {"captured", with && taken.point.kind == PointResult::Kind::kCaptured},
-           {"why", taken.point.why},
-           {"stream_fence_us",
-            static_cast<double>(after_fence.nanoseconds_since(before_fence)) / 1e3},
-           {"stream_hook_us",
-            static_cast<double>(after_hook.nanoseconds_since(before_hook)) / 1e3}});
+      all.push_back({{"step_ms", static_cast<double>(end - begin) / 1e6},
+                     {"fence_us", static_cast<double>(fence_end - fence) / 1e3},
+                     {"fenced", fenced},
+                     {"hook_us", static_cast<double>(taken.end - taken.begin) / 1e3},
+                     {"captured", with && taken.point.kind == PointResult::Kind::kCaptured},
+                     {"why", taken.point.why},
+                     {"stream_fence_us",
+                      static_cast<double>(after_fence.nanoseconds_since(before_fence)) / 1e3},
+                     {"stream_hook_us",
+                      static_cast<double>(after_hook.nanoseconds_since(before_hook)) / 1e3}});
     }
     std::string why;
     if (with) {
