@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/config.hpp"
+#include "base/trace_use.hpp"
 #include "config/key.hpp"
 #include "config/place.hpp"
 #include "config/settings.hpp"
@@ -74,7 +75,7 @@ void add_common_keys(std::vector<Key<S>>& keys) {
   add("member_timeout", &S::member_timeout, Time{3ms, 24h},
       "Silence after which a member is evicted, or takes itself for detached; at least three "
       "heartbeats.");
-  add("trace", &S::trace, any_text("the path of a file; in it %p is the pid, %n the member's name"),
+  add("trace", &S::trace, Text{base::kTraceNameRule, base::is_trace_name},
       "Spans of this process's work go there (tracing.md); a file that exists is left alone and a "
       "name beside it taken. Empty: none are written.");
 }

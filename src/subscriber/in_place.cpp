@@ -9,6 +9,7 @@
 
 #include "base/failpoint.hpp"
 #include "base/signal_mask.hpp"
+#include "base/trace.hpp"
 
 namespace weightcast::subscriber {
 namespace {
@@ -191,6 +192,9 @@ Status InPlace::copy_staged(Incoming& incoming) {
     live_tensors_ = plan.tensors;
     return Status::ok();
   }
+  const base::TraceScope span("place", "copy in place",
+                              {.version = incoming.version.number,
+                               .bytes = static_cast<std::int64_t>(plan.image_bytes)});
   Status status;
   for (int i = 0; i < kTries; ++i) {
     status = copy_and_compare(live_->bytes().first(plan.image_bytes),

@@ -13,6 +13,7 @@
 #include "base/host.hpp"
 #include "base/log.hpp"
 #include "base/signal_mask.hpp"
+#include "base/trace_use.hpp"
 #include "protocol/receiver.hpp"
 #include "stream/coordinator_link.hpp"
 #include "stream/job_keys.hpp"
@@ -84,7 +85,7 @@ void note(const StageEvent& event, SubscriberStatus& status) {
 
 class Subscriber::Impl : public subscriber::StagerHost {
  public:
-  Impl(SubscriberOptions options, std::string place, stream::Keys keys,
+  Impl(SubscriberOptions options, base::TraceUse trace, std::string place, stream::Keys keys,
        std::shared_ptr<Applier> applier);
   ~Impl() override;
 
@@ -111,6 +112,7 @@ class Subscriber::Impl : public subscriber::StagerHost {
   }
 
   const SubscriberOptions options_;
+  const base::TraceUse trace_;  ///< ends after all that has spans
   const std::string place_;
   const std::shared_ptr<subscriber::ImageRoom> room_ =
       std::make_shared<subscriber::ImageRoom>(options_.job);
@@ -131,9 +133,10 @@ class Subscriber::Impl : public subscriber::StagerHost {
   std::thread thread_;
 };
 
-Subscriber::Impl::Impl(SubscriberOptions options, std::string place, stream::Keys keys,
-                       std::shared_ptr<Applier> applier)
+Subscriber::Impl::Impl(SubscriberOptions options, base::TraceUse trace, std::string place,
+                       stream::Keys keys, std::shared_ptr<Applier> applier)
     : options_(std::move(options)),
+      trace_(std::move(trace)),
       place_(std::move(place)),
       link_({place_, options_.coordinator, std::move(keys)}) {
   serving_.update([&](SubscriberStatus& status) {
@@ -306,8 +309,10 @@ Result<Subscriber> Subscriber::open(SubscriberOptions options, std::shared_ptr<A
     auto keys = stream::control_keys({*place, options.keys, {}, options.coordinator},
                                      keys::Role::kEngine);
     if (!keys) return keys.status();
-    auto impl = std::make_unique<Impl>(std::move(options), std::move(*place), std::move(*keys),
-                                       std::move(applier));
+    auto trace = base::TraceUse::open(options.trace, options.name, "engine " + options.name);
+    if (!trace) return trace.status();
+    auto impl = std::make_unique<Impl>(std::move(options), std::move(*trace), std::move(*place),
+                                       std::move(*keys), std::move(applier));
     if (Status status = impl->start(); !status) return status;
     return Subscriber(std::move(impl));
   } catch (const std::exception& error) {

@@ -31,6 +31,7 @@ class CopyPool {
     /// Called on a copy thread before the first byte is placed. False: whoever set it has taken the
     /// bucket back, and the job ends without a completion. Empty: true.
     std::function<bool(Job&)> admit{};
+    std::uint64_t version = 0;  ///< for the trace
   };
 
   /// @param flight outlives the pool

@@ -234,6 +234,7 @@ TEST_F(CombinationTest, ImpossibleOnesOfTheWorkerAreNamed) {
   }
   expect_refusal(worker(flags({"activation=view", "device=0"})),
                  {"activation = view", "device = 0 (flag --weightcast.device)", "device = none"});
+  expect_refusal(worker(flags({"trace=%x.json"})), {"trace = \"%x.json\"", "%p is the pid"});
   expect_refusal(worker(flags({"device=-1"})), {"device = \"-1\"", "0 to 1023 or none"});
   expect_refusal(worker(flags({"transport=shm", "coordinator=a:1", "keys=/k"})),
                  {"transport = shm", "coordinator = a:1", "auto or tcp"});

@@ -40,7 +40,7 @@ namespace {
 /// `slot` holds once more already.
 std::shared_ptr<Segment> segment_of(std::shared_ptr<MappedSlot> slot,
                                     const SegmentAddress& address) {
-  return std::make_shared<ShmSegment>(std::move(slot), address.payload_bytes);
+  return std::make_shared<ShmSegment>(std::move(slot), address);
 }
 
 }  // namespace

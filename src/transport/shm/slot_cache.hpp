@@ -45,16 +45,18 @@ class MappedSlot {
 class ShmSegment final : public Segment {
  public:
   /// Takes over one hold of `slot`.
-  ShmSegment(std::shared_ptr<MappedSlot> slot, std::uint64_t payload_bytes) noexcept
-      : slot_(std::move(slot)), payload_bytes_(payload_bytes) {}
+  ShmSegment(std::shared_ptr<MappedSlot> slot, const SegmentAddress& address) noexcept
+      : slot_(std::move(slot)), version_(address.version), payload_bytes_(address.payload_bytes) {}
   ~ShmSegment() override { slot_->let_go(); }
   ShmSegment(const ShmSegment&) = delete;
   ShmSegment& operator=(const ShmSegment&) = delete;
 
   std::span<std::byte> view() noexcept override { return slot_->payload().first(payload_bytes_); }
+  const Version& version() const noexcept { return version_; }
 
  private:
   const std::shared_ptr<MappedSlot> slot_;
+  const Version version_;
   const std::uint64_t payload_bytes_;
 };
 
