@@ -121,7 +121,7 @@ Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions 
   if (!trace) return trace.status();
   TensorList list;
   if (Status status = call_lister(lister, list); !status) return status;
-  CapturePlan layout = make_capture_plan(list, options);
+  CapturePlan layout = publisher::make_capture_plan(list, options);
   if (Status status = plan::check_boxes(layout.tensors); !status) return status;
   if (options.slot_bytes == 0) {
     // Room for small changes of the model: all memory is taken now, none later.
@@ -246,7 +246,7 @@ PointResult Publisher::Impl::give_up(const PointDecision& decision, const std::s
 
 Status Publisher::Impl::use_layout_of(const TensorList& list) {
   if (same_tensors(*layout_, list)) return Status::ok();
-  CapturePlan layout = make_capture_plan(list, options_);
+  CapturePlan layout = publisher::make_capture_plan(list, options_);
   if (Status status = plan::check_boxes(layout.tensors); !status) return status;
   if (layout.share.payload_bytes > options_.slot_bytes) {
     return Status(Code::kExhausted,
