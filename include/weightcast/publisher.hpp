@@ -70,6 +70,9 @@ struct PublisherOptions {
   Duration member_timeout = std::chrono::seconds(2);    ///< silence after which a member is evicted
   Duration attempt_timeout = std::chrono::seconds(10);  ///< for a version to be staged by a receiver,
                                                         ///< and again to be applied
+
+  std::string trace;  ///< file of this process's spans of work (docs/tracing.md); %p in it is the
+                      ///< process id, %n "rank-<rank>"; empty: none is written
 };
 
 /// configure(base, {}) of <weightcast/config.hpp>: what the environment (WEIGHTCAST_*, the file that

@@ -58,6 +58,9 @@ struct SubscriberOptions {
 
   Duration heartbeat = std::chrono::milliseconds(100);
   Duration member_timeout = std::chrono::seconds(2);  ///< silence after which it is detached
+
+  std::string trace;  ///< file of this process's spans of work (docs/tracing.md); %p in it is the
+                      ///< process id, %n this receiver's name; empty: none is written
 };
 
 /// configure(base, {}) of <weightcast/config.hpp>.

@@ -77,6 +77,10 @@ class Job:
         for key in ("mode", "transport", "activation"):
             if value := getattr(options, key):
                 self.environment[f"WEIGHTCAST_{key.upper()}"] = value
+        if options.trace:
+            traces = options.trace.resolve() / f"seed-{seed}"
+            traces.mkdir(parents=True, exist_ok=True)
+            self.environment["WEIGHTCAST_TRACE"] = str(traces / "%n-%p.json")
         self.processes = {}
         self.proofs = {}
 
@@ -269,6 +273,7 @@ def main():
         "--activation", choices=["auto", "view", "flip", "staged", "serial"], help="how workers take versions in (default auto)"
     )
     parser.add_argument("--logs", type=pathlib.Path, help="keep the logs and the proofs in this folder")
+    parser.add_argument("--trace", type=pathlib.Path, metavar="DIR", help="traces of all processes go there (docs/tracing.md)")
     options = parser.parse_args()
     options.binaries = options.build / "examples" / "rl_loop"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))

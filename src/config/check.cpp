@@ -55,10 +55,11 @@ class Checker {
 
   Status is_reached(std::string_view name, const std::string& place) const {
     if (!is_abroad(place)) return Status::ok();
-    if (settings_.transport == TransportChoice::kShm) {
+    if (settings_.transport == TransportChoice::kShm ||
+        settings_.transport == TransportChoice::kCudaIpc) {
       return refuse("transport", name,
-                    "transport = auto or tcp where other hosts take part: shared memory ends at a "
-                    "host");
+                    "transport = auto or tcp, or nccl between devices, where other hosts take part: "
+                    "shared memory and cuda_ipc end at a host");
     }
     if (settings_.keys.empty()) {
       return Status(
@@ -95,6 +96,13 @@ Status check(const TrainerSettings& settings, const Origins& origins) {
         "no coordinator on rank 0, which is it: set listen there, and coordinator "
         "only on ranks of other hosts and, in a file, in [worker]");
   }
+  const std::string_view abroad = settings.rank == 0 ? "listen" : "coordinator";
+  if (settings.transport == TransportChoice::kNccl && !settings.trusted_fabric &&
+      checker.is_abroad(settings.rank == 0 ? settings.listen : settings.coordinator)) {
+    return checker.refuse("transport", abroad,
+                          "transport = auto or tcp, which are encrypted between hosts; or "
+                          "trusted_fabric = true, where the links between them are your own");
+  }
   // Rank 0 alone listens there: for others it says that other hosts take part, so that all ranks may
   // have the same configuration.
   if (settings.rank == 0) return checker.is_reached("listen", settings.listen);
@@ -106,10 +114,16 @@ Status check(const WorkerSettings& settings, const Origins& origins) {
   if (Status s = checker.each_value(); !s) return s;
   if (Status s = checker.heartbeats(); !s) return s;
   if (settings.activation == Activation::kView) {
-    if (settings.transport == TransportChoice::kTcp) {
+    if (settings.transport != TransportChoice::kAuto &&
+        settings.transport != TransportChoice::kShm) {
       return checker.refuse("activation", "transport",
                             "transport = auto or shm with view, which maps the trainer's shared "
                             "memory; or activation = auto, flip, staged or serial");
+    }
+    if (settings.device >= 0) {
+      return checker.refuse("activation", "device",
+                            "device = none with view, which maps the trainer's shared memory into "
+                            "this process; or activation = auto, flip, staged or serial");
     }
     if (!settings.layout.empty()) {
       return checker.refuse("activation",

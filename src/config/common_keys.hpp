@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/config.hpp"
+#include "base/trace_use.hpp"
 #include "config/key.hpp"
 #include "config/place.hpp"
 #include "config/settings.hpp"
@@ -55,9 +56,11 @@ void add_common_keys(std::vector<Key<S>>& keys) {
   add("transport", &S::transport,
       Choice<TransportChoice>{{{"auto", TransportChoice::kAuto},
                                {"shm", TransportChoice::kShm},
-                               {"tcp", TransportChoice::kTcp}}},
-      "How bytes travel. `auto`: the best that both ends share, shared memory on one host and tcp "
-      "between hosts.");
+                               {"tcp", TransportChoice::kTcp},
+                               {"cuda_ipc", TransportChoice::kCudaIpc},
+                               {"nccl", TransportChoice::kNccl}}},
+      "How bytes travel. `auto`: the best that both ends share: `cuda_ipc` or `nccl` between "
+      "devices, else shared memory on one host and tcp between hosts.");
   add("coordinator", &S::coordinator, place_text(),
       "Where rank 0 of the trainer listens, for engines and ranks on other hosts. Empty: it is on "
       "this host.");
@@ -72,6 +75,9 @@ void add_common_keys(std::vector<Key<S>>& keys) {
   add("member_timeout", &S::member_timeout, Time{3ms, 24h},
       "Silence after which a member is evicted, or takes itself for detached; at least three "
       "heartbeats.");
+  add("trace", &S::trace, Text{base::kTraceNameRule, base::is_trace_name},
+      "Spans of this process's work go there (tracing.md); a file that exists is left alone and a "
+      "name beside it taken. Empty: none are written.");
 }
 
 }  // namespace weightcast::config

@@ -63,6 +63,16 @@ std::vector<Key<TrainerSettings>> make_keys() {
   add("slots", &S::slots, Count{2, 16}, "Versions that a rank's shared memory has room for.");
   add("slot_bytes", &S::slot_bytes, Size{},
       "Room in each slot. 0: this rank's share when it opens, an eighth more and 1 MiB.");
+  add("staging", &S::staging,
+      Choice<Staging>{
+          {{"auto", Staging::kAuto}, {"host", Staging::kHost}, {"device", Staging::kDevice}}},
+      "Where tensors of a device are captured to. `host`: shared memory. `device`: slots in the "
+      "device's own memory. `auto`: there, where they fit into `device_budget`.");
+  add("device_budget", &S::device_budget, Size{},
+      "Memory of a device that slots may take. 0: none.");
+  add("trusted_fabric", &S::trusted_fabric, Truth{},
+      "The links between the hosts may carry weights that are not encrypted, as `nccl` sends "
+      "them.");
   add("dtype", &S::dtype, Cast{}, "Floating tensors are cast to it when they are captured.");
   add("inline_bytes", &S::inline_bytes, Size{},
       "Smaller tensors are copied by `publish()` itself.");

@@ -11,6 +11,22 @@ Text receiver_text() {
           [](std::string_view text) { return text.empty() || base::is_name(text); }};
 }
 
+/// A device's number; in the options -1 is none.
+struct Device {
+  static constexpr const char* kType = "whole number";
+  static constexpr std::uint64_t kMost = 1023;
+
+  std::string allowed() const { return "0 to " + std::to_string(kMost) + " or none"; }
+  std::optional<int> parse(std::string_view text) const {
+    if (text == "none") return -1;
+    const auto number = parse_count(text);
+    if (!number || *number > kMost) return std::nullopt;
+    return static_cast<int>(*number);
+  }
+  std::string show(int value) const { return value == -1 ? "none" : std::to_string(value); }
+  bool is_allowed(int value) const { return -1 <= value && value <= static_cast<int>(kMost); }
+};
+
 std::vector<Key<WorkerSettings>> make_keys() {
   using namespace std::chrono_literals;
   using S = WorkerSettings;
@@ -32,6 +48,9 @@ std::vector<Key<WorkerSettings>> make_keys() {
   add("memory_budget", &S::memory_budget, Size{},
       "Memory of this process that versions may take. 0: what is available when the first one "
       "comes.");
+  add("device", &S::device, Device{},
+      "The accelerator in whose memory versions shall lie, which `memory_budget` is about then. "
+      "`none`: host memory.");
   add("bucket_bytes", &S::bucket_bytes, Size{},
       "Bytes that move as one unit. 0: by the plan, which says why.");
   add("relay", &S::relay, Truth{},

@@ -99,6 +99,8 @@ class Coordinator {
     std::uint64_t announced = 0;   ///< captures that receivers were told of before their end
     std::uint64_t relayed = 0;     ///< catch-ups that another engine was asked for
     std::int64_t last_apply_ns = 0;  ///< from the last rank's publish point to the last APPLIED
+    std::uint64_t last_applied = 0;  ///< the version whose round ended last, or that all serve (p2p)
+    std::int64_t last_captured_at_ns = 0;  ///< that one's publish point; 0: not known
   };
   const Counters& counters() const noexcept { return counters_; }
 
@@ -227,6 +229,7 @@ class Coordinator {
   bool may_be_wanted(std::uint64_t number) const;
   bool is_relay_of(const ReceiverMember& receiver, std::uint64_t number) const;
   void note_lost(const std::string& name);
+  void note_applied(std::uint64_t number);
   void note_spread();
   bool answer_from_paces(const FlushRequest& flush, Verdict& answer);
 

@@ -96,6 +96,12 @@ void Coordinator::note_lost(const std::string& name) {
   lost_.erase(oldest);
 }
 
+void Coordinator::note_applied(std::uint64_t number) {
+  const auto version = versions_.find(number);
+  counters_.last_applied = number;
+  counters_.last_captured_at_ns = version == versions_.end() ? 0 : version->second.captured_at_ns;
+}
+
 void Coordinator::note_spread() {
   if (spread_noted_ == committed_) return;
   for (const auto& [name, receiver] : receivers_) {
@@ -103,6 +109,7 @@ void Coordinator::note_spread() {
     if (serving.run != config_.run || serving.number < committed_) return;
   }
   spread_noted_ = committed_;
+  note_applied(committed_);
   note(false, "event=version_applied version=" + std::to_string(committed_) +
                   " receivers=" + std::to_string(receivers_.size()) +
                   " lost=0 publish_to_applied_us=" +

@@ -270,6 +270,7 @@ void Coordinator::consider_round_end(Clock::time_point) {
   verdict_ = std::move(verdict);
   verdict_fixed_ = false;
   counters_.last_apply_ns = round_->apply_ns;
+  note_applied(round_->number);
   std::size_t applied = 0;
   for (const auto& [name, receiver] : receivers_) {
     const Version& serving = receiver.state.serving;

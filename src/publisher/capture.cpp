@@ -13,6 +13,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/trace.hpp"
 #include "codec/convert.hpp"
 #include "codec/digest.hpp"
 #include "plan/manifest.hpp"
@@ -143,6 +144,7 @@ struct CapturePool::Impl {
   void add_tensor(std::uint32_t tensor, std::byte* destination, std::uint32_t sum);
   void copy_one(const Chunk& chunk, std::byte* scratch);
   void add_to_sum(std::uint32_t index, const base::Digest& digest) noexcept;
+  void copy_chunks(std::byte* scratch);
   void finish();
   void run_worker(std::uint32_t number);
   bool has_work(std::uint64_t joined) const noexcept {
@@ -290,6 +292,17 @@ void CapturePool::Impl::finish() {
   idle.notify_all();
 }
 
+void CapturePool::Impl::copy_chunks(std::byte* scratch) {
+  base::TraceScope span("capture", "copy", {.version = request.version, .bytes = 0});
+  while (!cancelled.load(std::memory_order_relaxed)) {
+    const std::size_t i = next.fetch_add(1, std::memory_order_relaxed);
+    if (i >= chunks.size()) break;
+    copy_one(chunks[i], scratch);
+    span.args().bytes += static_cast<std::int64_t>(chunks[i].end - chunks[i].begin);
+  }
+  if (span.args().bytes == 0) span.cancel();
+}
+
 void CapturePool::Impl::wait_for_work(std::uint32_t worker, std::uint64_t joined,
                                       std::unique_lock<std::mutex>& lock) {
   if (worker != 0 || !wake.works()) {
@@ -322,11 +335,7 @@ void CapturePool::Impl::run_worker(std::uint32_t worker) {
     joined = number;
     ++inside;
     lock.unlock();
-    while (!cancelled.load(std::memory_order_relaxed)) {
-      const std::size_t i = next.fetch_add(1, std::memory_order_relaxed);
-      if (i >= chunks.size()) break;
-      copy_one(chunks[i], scratch.data());
-    }
+    copy_chunks(scratch.data());
     lock.lock();
     // All chunks are taken or dropped here, so the last one out saw the last copy end.
     if (--inside == 0 && state == State::kRunning) {
@@ -380,6 +389,7 @@ Status CapturePool::start(CaptureRequest request, std::function<void(CaptureResu
   impl.request = std::move(request);
   impl.done = std::move(done);
   try {
+    const base::TraceScope span("capture", "small tensors", {.version = impl.request.version});
     impl.prepare();
   } catch (const std::exception& error) {
     impl.request = {};

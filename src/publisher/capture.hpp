@@ -30,6 +30,7 @@ struct CaptureRequest {
   plan::ShareLayout layout;           ///< this rank's share
   std::span<std::byte> payload;       ///< of the slot; in use until `done` is called
   bool whole_policy_digest = false;   ///< also digest the whole parameters of other shares
+  std::uint64_t version = 0;          ///< its number, for the trace
 };
 
 struct CaptureResult {

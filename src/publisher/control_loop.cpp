@@ -8,6 +8,7 @@
 #include "base/failpoint.hpp"
 #include "base/host.hpp"
 #include "base/log.hpp"
+#include "base/trace.hpp"
 #include "base/signal_mask.hpp"
 #include "protocol/wire.hpp"
 #include "staging/sweep.hpp"
@@ -264,9 +265,20 @@ void ControlLoop::exchange() {
   changed_.notify_all();
   pass_failpoints();
   if (!coordinator_) return;
+  trace_applied();
   for (const auto& note : coordinator_->take_notes()) {
     base::log(note.warning ? LogLevel::kWarn : LogLevel::kDebug, note.text);
   }
+}
+
+void ControlLoop::trace_applied() {
+  const auto& counters = coordinator_->counters();
+  if (std::exchange(seen_applied_, counters.last_applied) == counters.last_applied) return;
+  if (counters.last_captured_at_ns == 0 || counters.last_apply_ns <= 0) return;
+  const Clock::time_point point{std::chrono::nanoseconds(counters.last_captured_at_ns)};
+  base::trace_span("publish", "publish to applied", point,
+                   point + std::chrono::nanoseconds(counters.last_apply_ns),
+                   {.version = counters.last_applied});
 }
 
 void ControlLoop::pass_failpoints() {

@@ -95,6 +95,7 @@ class ControlLoop {
   void sweep_now_and_then(Clock::time_point now);
   void look_for_successor(Clock::time_point now);
   void pass_failpoints();
+  void trace_applied();
   std::chrono::milliseconds wait_time(Clock::time_point now) const;
 
   const PublisherOptions options_;
@@ -122,6 +123,7 @@ class ControlLoop {
   bool sweeping_ = true;
   std::uint64_t seen_published_ = 0;
   std::uint64_t seen_committed_ = 0;
+  std::uint64_t seen_applied_ = 0;
   std::thread thread_;
 };
 

@@ -11,6 +11,8 @@
 #include "base/failpoint.hpp"
 #include "base/host.hpp"
 #include "base/log.hpp"
+#include "base/trace.hpp"
+#include "base/trace_use.hpp"
 #include "plan/shares.hpp"
 #include "publisher/capture.hpp"
 #include "publisher/control_loop.hpp"
@@ -82,8 +84,10 @@ Status call_lister(const Publisher::Lister& lister, TensorList& list) noexcept {
 
 class Publisher::Impl {
  public:
-  Impl(PublisherOptions options, std::unique_ptr<staging::Slab> slab, CapturePlan layout)
+  Impl(PublisherOptions options, base::TraceUse trace, std::unique_ptr<staging::Slab> slab,
+       CapturePlan layout)
       : options_(std::move(options)),
+        trace_(std::move(trace)),
         slab_(std::move(slab)),
         locks_(*slab_),
         layout_(std::make_shared<const CapturePlan>(std::move(layout))) {}
@@ -113,6 +117,7 @@ class Publisher::Impl {
   Result<Verdict> judge(const protocol::Verdict& verdict, const Run& run) const;
 
   const PublisherOptions options_;
+  const base::TraceUse trace_;  ///< ends after all that has spans
   std::unique_ptr<staging::Slab> slab_;
   SlabLocks locks_;
   publisher::DataServer data_server_;
@@ -133,6 +138,9 @@ class Publisher::Impl {
 Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions options,
                                                                const Lister& lister) {
   if (Status status = publisher::check_options(options); !status) return status;
+  const std::string rank = std::to_string(options.rank);
+  auto trace = base::TraceUse::open(options.trace, "rank-" + rank, "trainer rank " + rank);
+  if (!trace) return trace.status();
   TensorList list;
   if (Status status = call_lister(lister, list); !status) return status;
   CapturePlan layout = make_layout(list, options);
@@ -165,7 +173,8 @@ Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions 
   auto slab = staging::Slab::create(slab_options);
   if (!slab) return slab.status();
 
-  auto impl = std::make_unique<Impl>(std::move(options), std::move(*slab), std::move(layout));
+  auto impl = std::make_unique<Impl>(std::move(options), std::move(*trace), std::move(*slab),
+                                     std::move(layout));
   publisher::CaptureOptions capture_options;
   capture_options.threads = impl->options_.copy_threads;
   capture_options.inline_bytes = impl->options_.inline_bytes;
@@ -181,6 +190,7 @@ Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions 
 }
 
 PointResult Publisher::Impl::publish(const Lister& lister, Deadline wait_until, bool insist) {
+  base::TraceScope span("hook", "publish");
   PointDecision decision = loop_->with_source([&](protocol::Source& source, Clock::time_point now) {
     return source.at_point(now, true, insist);
   });
@@ -192,8 +202,10 @@ PointResult Publisher::Impl::publish(const Lister& lister, Deadline wait_until, 
   }
   if (decision.kind != PointDecision::Kind::kCapture) {
     ++coalesced_;
+    span.cancel();
     return {PointResult::Kind::kCoalesced, decision.point, {}};
   }
+  span.args().version = decision.point;
   return capture(decision, lister);
 }
 
@@ -216,6 +228,7 @@ PointResult Publisher::Impl::capture(const PointDecision& decision, const Lister
   request.layout = layout_->share;
   request.payload = slab_->payload(decision.slot);
   request.whole_policy_digest = decision.compare;
+  request.version = decision.point;
   Status status = pool_->start(
       std::move(request),
       [this, decision, generation, layout = layout_, at](publisher::CaptureResult result) {
@@ -266,6 +279,10 @@ void Publisher::Impl::captured(const PointDecision& decision, std::uint64_t gene
     });
     return;
   }
+  const base::TraceScope span("seal", "seal",
+                              {.version = decision.point,
+                               .bytes = static_cast<std::int64_t>(layout->share.payload_bytes),
+                               .rank = options_.rank});
   last_capture_ns_ = result.busy.count();
   slab_->seal(decision.slot, Version{decision.run, decision.point}, layout->share.payload_bytes);
   protocol::Sealed sealed;
@@ -300,6 +317,7 @@ void Publisher::Impl::skip(const std::string& why) {
 Status Publisher::Impl::fence(Deadline deadline) {
   const bool useless = loop_->with_source(
       [](protocol::Source& source, Clock::time_point) { return source.wants_cancel(); });
+  const base::TraceScope span("fence", useless ? "give up" : "wait for copies");
   if (!useless && pool_->wait(deadline)) return Status::ok();
   stalled_ = !useless;
   // The copies may have ended just now: then the point stands, and the tensors are free.

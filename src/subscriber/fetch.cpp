@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/failpoint.hpp"
+#include "base/trace.hpp"
 #include "stream/transfer.hpp"
 #include "subscriber/placer.hpp"
 
@@ -65,6 +66,7 @@ Status fetch_image(const Fetch& fetch, std::uint32_t credit,
   if (Status status = stream::move_buckets(std::move(moved), credit, cancelled); !status) {
     return status;
   }
+  const base::TraceScope span("verify", "digests of tensors", {.version = fetch.version.number});
   return placing.placer.check();
 }
 

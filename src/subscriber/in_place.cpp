@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "base/trace.hpp"
 
 namespace weightcast::subscriber {
 namespace {
@@ -158,6 +159,9 @@ Status InPlace::copy_staged(Incoming& incoming) {
     live_tensors_ = plan.tensors;
     return Status::ok();
   }
+  const base::TraceScope span("place", "copy in place",
+                              {.version = incoming.version.number,
+                               .bytes = static_cast<std::int64_t>(plan.image_bytes)});
   Status status;
   for (int i = 0; i < kTries; ++i) {
     status = room_->memory().copy({incoming.version, incoming.manifest, plan,

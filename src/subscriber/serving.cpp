@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/log.hpp"
+#include "base/trace.hpp"
 
 namespace weightcast::subscriber {
 
@@ -33,9 +34,21 @@ void Serving::serve(std::shared_ptr<Image> image) {
   resume(std::move(image));
 }
 
+void Serving::begin_pause() {
+  if (base::tracing() && !paused_since_) paused_since_ = Clock::now();
+}
+
+void Serving::end_pause(const Image* next) {
+  if (const auto since = std::exchange(paused_since_, std::nullopt)) {
+    base::trace_span("pause", next ? "leases paused" : "leases paused, in vain", *since,
+                     Clock::now(), {.version = next ? next->version().number : 0});
+  }
+}
+
 void Serving::pause(std::string why) {
   const std::lock_guard lock(mutex_);
   paused_ = std::move(why);
+  begin_pause();
   store_->serve({});
 }
 
@@ -44,6 +57,7 @@ void Serving::resume(std::shared_ptr<Image> image) {
   {
     const std::lock_guard lock(mutex_);
     paused_.clear();
+    end_pause(image.get());
     if (image) {
       status_.serving = image->version();
       withdrawn_.clear();
@@ -57,6 +71,7 @@ void Serving::resume(std::shared_ptr<Image> image) {
 std::shared_ptr<Image> Serving::withdraw(std::string why) {
   const std::lock_guard lock(mutex_);
   paused_.clear();
+  begin_pause();
   withdrawn_ = std::move(why);
   store_->serve({});
   return std::exchange(current_, nullptr);

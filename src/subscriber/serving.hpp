@@ -55,6 +55,8 @@ class Serving {
 
  private:
   Status may_serve() const;
+  void begin_pause();  ///< under the mutex, as the next
+  void end_pause(const Image* next);
   std::string what_is_missing() const;
 
   const SubscriberOptions& options_;
@@ -67,6 +69,7 @@ class Serving {
   bool stopped_ = false;
   std::shared_ptr<Image> current_;
   std::string paused_;     ///< why new leases wait; empty: they do not
+  std::optional<Clock::time_point> paused_since_;  ///< for the trace, where there is one
   std::string withdrawn_;  ///< why there is no current_ any more; empty: there is, or never was one
   SubscriberStatus status_;
   std::optional<protocol::Refused> refused_;

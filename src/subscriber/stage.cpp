@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/failpoint.hpp"
+#include "base/trace.hpp"
 #include "subscriber/fetch.hpp"
 #include "subscriber/stager.hpp"
 #include "subscriber/verify.hpp"
@@ -29,10 +30,11 @@ Status Stager::wait_for_applier(std::uint64_t op) {
   return Status::ok();
 }
 
-Status Stager::wait_for_room(std::uint64_t op) {
+Status Stager::wait_for_room(const Incoming& incoming) {
   const auto began = Clock::now();
+  const base::TraceScope span("wait", "room", {.version = incoming.version.number});
   while (!room_->try_enter()) {
-    if (cancelled(op)) return given_up();
+    if (cancelled(incoming.op)) return given_up();
     if (Clock::now() - began > kRoomWarning && room_warning_.allow(Clock::now())) {
       base::log(LogLevel::kWarn,
                 "event=no_room_for_next_version what=\"both images of this engine are held: end "
@@ -50,7 +52,10 @@ Status Stager::stage(const std::string& relay, Incoming& incoming) {
     return Status(Code::kStale, "version " + to_string(dirty_) + " has begun to come in place: " +
                                     "only one at least as new can be served");
   }
-  if (Status status = wait_for_applier(incoming.op); !status) return status;
+  {
+    const base::TraceScope span("wait", "applier", {.version = incoming.version.number});
+    if (Status status = wait_for_applier(incoming.op); !status) return status;
+  }
   if (Status status = settle(relay, incoming); !status) return status;
   host_.happened({.kind = StageEvent::Kind::kSources,
                   .text = describe_sources(incoming.sources, relay)});
@@ -62,6 +67,7 @@ Status Stager::stage(const std::string& relay, Incoming& incoming) {
   status = bring(incoming);
   if (status && cancelled(incoming.op)) status = given_up();
   if (status && applier_ && incoming.image) {
+    const base::TraceScope span("applier", "place", {.version = incoming.version.number});
     status = guarded("place", [&] { return applier_->place(incoming.image); });
   }
   if (!status && applier_) applier_->rollback(incoming.version);
@@ -243,7 +249,7 @@ Status Stager::open_shares(Incoming& incoming) {
 }
 
 Status Stager::fill_view(Incoming& incoming) {
-  if (Status status = wait_for_room(incoming.op); !status) return status;
+  if (Status status = wait_for_room(incoming); !status) return status;
   incoming.image = std::make_shared<Image>(room_, incoming.version);
   if (Status status = open_shares(incoming); !status) return status;
   std::vector<std::span<std::byte>> payloads;
@@ -254,6 +260,10 @@ Status Stager::fill_view(Incoming& incoming) {
       return Status(Code::kMismatch, "this transport cannot show bytes in place; use activation flip");
     }
     if (options_.verify_view) {
+      const base::TraceScope span("verify", "view",
+                                  {.version = incoming.version.number,
+                                   .bytes = static_cast<std::int64_t>(share.payload_bytes),
+                                   .rank = share.rank});
       ShareVerifier verifier(share);
       verifier.add(0, payload.first(share.payload_bytes));
       if (Status status = verifier.check(); !status) return status;
@@ -281,7 +291,7 @@ Result<std::shared_ptr<ImageBuffer>> Stager::buffer_for(Incoming& incoming) {
 }
 
 Status Stager::fill_copy(Incoming& incoming) {
-  if (Status status = wait_for_room(incoming.op); !status) return status;
+  if (Status status = wait_for_room(incoming); !status) return status;
   incoming.image = std::make_shared<Image>(room_, incoming.version);
   auto buffer = buffer_for(incoming);
   if (!buffer) return buffer.status();

@@ -7,6 +7,7 @@
 
 #include "base/failpoint.hpp"
 #include "base/signal_mask.hpp"
+#include "base/trace.hpp"
 #include "staging/sweep.hpp"
 
 namespace weightcast::subscriber {
@@ -119,6 +120,8 @@ void Stager::start_stage(protocol::StartStage& start) {
   event.op = start.op;
   event.status = stage(start.relay, *staged_);
   event.took = Clock::now() - began;
+  base::trace_span("stage", event.status ? "stage" : "stage failed", began, began + event.took,
+                   {.version = start.version.number});
   if (joined_in_place_ != was_in_place) event.kind = StageEvent::Kind::kBecomeInPlace;
   if (!event.status) staged_.reset();
   host_.happened(std::move(event));
@@ -133,6 +136,7 @@ void Stager::forget_staged() {
 void Stager::switch_to_staged() {
   const std::uint64_t op = staged_->op;
   const Version version = staged_->version;
+  const base::TraceScope span("switch", "switch", {.version = version.number});
   std::shared_ptr<Image> image = std::move(staged_->image);
   if (!image) {
     auto taken_in = in_place_.take_in(*staged_);

@@ -61,7 +61,7 @@ class Stager {
   Status stage(const std::string& relay, Incoming& incoming);
   Status bring(Incoming& incoming);
   Status wait_for_applier(std::uint64_t op);
-  Status wait_for_room(std::uint64_t op);
+  Status wait_for_room(const Incoming& incoming);
   Status settle(const std::string& relay, Incoming& incoming);
   Status plan_for(Incoming& incoming);
   std::string why_no_view(const Incoming& incoming) const;

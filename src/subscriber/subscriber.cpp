@@ -13,6 +13,7 @@
 #include "base/host.hpp"
 #include "base/log.hpp"
 #include "base/signal_mask.hpp"
+#include "base/trace_use.hpp"
 #include "driver/cuda.hpp"
 #include "protocol/receiver.hpp"
 #include "stream/coordinator_link.hpp"
@@ -93,7 +94,7 @@ Status without_cuda(const SubscriberOptions& options, const Status& why) {
 class Subscriber::Impl : public subscriber::StagerHost {
  public:
   /// @param cuda null where images lie in host memory
-  Impl(SubscriberOptions options, std::string place, stream::Keys keys,
+  Impl(SubscriberOptions options, base::TraceUse trace, std::string place, stream::Keys keys,
        std::shared_ptr<Applier> applier, std::shared_ptr<driver::Cuda> cuda,
        std::shared_ptr<subscriber::ImageMemory> memory);
   ~Impl() override;
@@ -121,6 +122,7 @@ class Subscriber::Impl : public subscriber::StagerHost {
   }
 
   const SubscriberOptions options_;
+  const base::TraceUse trace_;  ///< ends after all that has spans
   const std::string place_;
   const std::shared_ptr<subscriber::ImageRoom> room_;
   const std::shared_ptr<subscriber::LeaseBook> leases_ =
@@ -140,10 +142,12 @@ class Subscriber::Impl : public subscriber::StagerHost {
   std::thread thread_;
 };
 
-Subscriber::Impl::Impl(SubscriberOptions options, std::string place, stream::Keys keys,
-                       std::shared_ptr<Applier> applier, std::shared_ptr<driver::Cuda> cuda,
+Subscriber::Impl::Impl(SubscriberOptions options, base::TraceUse trace, std::string place,
+                       stream::Keys keys, std::shared_ptr<Applier> applier,
+                       std::shared_ptr<driver::Cuda> cuda,
                        std::shared_ptr<subscriber::ImageMemory> memory)
     : options_(std::move(options)),
+      trace_(std::move(trace)),
       place_(std::move(place)),
       room_(std::make_shared<subscriber::ImageRoom>(options_.job, std::move(memory))),
       network_(options_, place_, std::move(cuda)),
@@ -326,6 +330,8 @@ Result<Subscriber> Subscriber::open(SubscriberOptions options, std::shared_ptr<A
     auto keys = stream::control_keys({*place, options.keys, {}, options.coordinator},
                                      keys::Role::kEngine);
     if (!keys) return keys.status();
+    auto trace = base::TraceUse::open(options.trace, options.name, "engine " + options.name);
+    if (!trace) return trace.status();
     std::shared_ptr<driver::Cuda> cuda;
     std::shared_ptr<subscriber::ImageMemory> memory = std::make_shared<subscriber::HostMemory>();
     if (options.device >= 0) {
@@ -336,8 +342,9 @@ Result<Subscriber> Subscriber::open(SubscriberOptions options, std::shared_ptr<A
       if (!opened) return opened.status();
       memory = std::move(*opened);
     }
-    auto impl = std::make_unique<Impl>(std::move(options), std::move(*place), std::move(*keys),
-                                       std::move(applier), std::move(cuda), std::move(memory));
+    auto impl = std::make_unique<Impl>(std::move(options), std::move(*trace), std::move(*place),
+                                       std::move(*keys), std::move(applier), std::move(cuda),
+                                       std::move(memory));
     if (Status status = impl->start(); !status) return status;
     return Subscriber(std::move(impl));
   } catch (const std::exception& error) {

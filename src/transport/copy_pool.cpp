@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/signal_mask.hpp"
+#include "base/trace.hpp"
 #include "transport/bucket_runs.hpp"
 
 namespace weightcast::transport {
@@ -102,6 +103,10 @@ void CopyPool::run(std::size_t index) {
 }
 
 Status CopyPool::copy(const Job& job) noexcept {
+  const base::TraceScope span("place", "copy and verify",
+                              {.version = job.version,
+                               .bucket = static_cast<std::int64_t>(job.bucket.id),
+                               .bytes = static_cast<std::int64_t>(job.bytes)});
   if (job.bring) return job.bring(job, aborted_);
   std::byte* const to = job.bucket.destination.data();
   const bool ended = each_piece(job.payload, job.offset, job.bytes, job.bucket.strips, kPieceBytes,

@@ -63,6 +63,15 @@ class FakeCuda : public Cuda {
   void run_all();
   /// Queues something of the test's own, as a trainer's kernel is.
   void enqueue(int device, Stream stream, std::function<void()> work);
+  /// Queues a kernel that waits for others: `begun` is called when the stream comes to it, and it is
+  /// over when `gate` is. Under the fake's lock: `begun` calls nothing of the fake but
+  /// copy_in_kernel(), and may open gates itself.
+  void spin(int device, Stream stream, std::function<void()> begun,
+            std::shared_ptr<fake::Marker> gate);
+  /// Opens a gate from outside of a kernel.
+  void open_gate(fake::Marker& gate);
+  /// What a kernel does to memory. Only from within `begun`.
+  void copy_in_kernel(void* to, const void* from, std::uint64_t bytes);
 
   /// The nth call of that name from here on returns `status` and does nothing.
   void fail(std::string_view call, Status status, std::uint64_t nth = 1);

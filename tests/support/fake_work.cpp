@@ -36,6 +36,29 @@ Status FakeCuda::check_kernel(const void* address, std::uint64_t bytes) {
   return {};
 }
 
+void FakeCuda::spin(int device, Stream stream, std::function<void()> begun,
+                    std::shared_ptr<fake::Marker> gate) {
+  const Lock lock(mutex_);
+  push(device, stream, "kernel", [begun = std::move(begun)](std::uint64_t&) -> Result<bool> {
+    begun();
+    return true;
+  });
+  queues_.push(device, stream, fake::Work{"spinning kernel", std::move(gate), nullptr, nullptr});
+  changed_.notify_all();
+}
+
+void FakeCuda::open_gate(fake::Marker& gate) {
+  const Lock lock(mutex_);
+  gate.over = true;
+  changed_.notify_all();
+}
+
+void FakeCuda::copy_in_kernel(void* to, const void* from, std::uint64_t bytes) {
+  if (!check_kernel(to, bytes) || !check_kernel(from, bytes)) return;
+  if (to == from) return;
+  copy_as_a_device(static_cast<std::byte*>(to), static_cast<const std::byte*>(from), bytes);
+}
+
 void FakeCuda::push(int device, Stream stream, std::string what,
                     std::function<Result<bool>(std::uint64_t&)> piece,
                     std::shared_ptr<fake::Marker> marks) {

@@ -137,8 +137,10 @@ TYPED_TEST(PrecedenceTest, OfTwoSourcesTheStrongerCounts) {
 
 TYPED_TEST(PrecedenceTest, ABadValueIsRefusedWhereverItStands) {
   for (const ConfigKey& key : this->keys()) {
-    const std::string bad = key.key == "directory" || key.key == "keys" ? "" : "no such value: \t";
-    if (bad.empty() || key.key == "launch") continue;  // any text will do
+    const std::string bad = "no such value: \t";
+    const bool any_text_will_do = key.key == "directory" || key.key == "keys" ||
+                                  key.key == "launch" || key.key == "trace";
+    if (any_text_will_do) continue;
     for (const auto& way : this->ways()) {
       if (way.name == "program") continue;
       SCOPED_TRACE(key.key + " by " + way.name);

@@ -175,6 +175,12 @@ TEST_F(CombinationTest, ImpossibleOnesOfTheTrainerAreNamed) {
               "listen = 0.0.0.0:1 (flag --weightcast.listen)", "auto or tcp"}},
         Case{{"transport=shm", "coordinator=a:1", "keys=/k", "rank=1", "world_size=2"},
              {"transport = shm", "coordinator = a:1", "auto or tcp"}},
+        Case{{"transport=cuda_ipc", "listen=0.0.0.0:1", "keys=/k"},
+             {"transport = cuda_ipc", "listen = 0.0.0.0:1", "end at a host"}},
+        Case{{"transport=nccl", "listen=0.0.0.0:1", "keys=/k"},
+             {"transport = nccl", "listen = 0.0.0.0:1", "trusted_fabric = true"}},
+        Case{{"transport=nccl", "coordinator=a:1", "keys=/k", "rank=1", "world_size=2"},
+             {"transport = nccl", "coordinator = a:1", "trusted_fabric = true"}},
         Case{{"coordinator=a:1", "keys=/k"},
              {"coordinator = a:1 (flag --weightcast.coordinator)", "rank = 0", "[worker]"}},
         Case{{"listen=0.0.0.0:1"}, {"keys is empty", "listen = 0.0.0.0:1", "weightcast keygen"}},
@@ -199,6 +205,9 @@ TEST_F(CombinationTest, WhatLooksLikeThemIsAllowed) {
            {"coordinator=[::1]:1", "rank=1", "world_size=2"},
            // All ranks may have rank 0's configuration.
            {"listen=0.0.0.0:1", "rank=1", "world_size=2"},
+           {"listen=127.0.0.1:1", "transport=cuda_ipc"},
+           {"listen=127.0.0.1:1", "transport=nccl"},
+           {"listen=0.0.0.0:1", "transport=nccl", "keys=/k", "trusted_fabric=true"},
            {"listen=0.0.0.0:1", "transport=tcp", "keys=/k", "mode=p2p"}}) {
     EXPECT_TRUE(trainer({good, {}})) << trainer({good, {}}).to_string();
   }
@@ -207,6 +216,9 @@ TEST_F(CombinationTest, WhatLooksLikeThemIsAllowed) {
                                              {"activation=serial", "transport=shm"},
                                              {"activation=auto", "transport=tcp"},
                                              {"coordinator=127.0.0.1:1", "transport=shm"},
+                                             {"transport=nccl", "coordinator=a:1", "keys=/k"},
+                                             {"activation=flip", "transport=cuda_ipc", "device=0"},
+                                             {"activation=view", "device=none"},
                                              {"coordinator=a:1", "keys=/k"}}) {
     EXPECT_TRUE(worker({good, {}})) << worker({good, {}}).to_string();
   }
@@ -216,6 +228,14 @@ TEST_F(CombinationTest, ImpossibleOnesOfTheWorkerAreNamed) {
   expect_refusal(
       worker(flags({"activation=view", "transport=tcp"})),
       {"activation = view (flag --weightcast.activation)", "transport = tcp", "staged or serial"});
+  for (const char* transport : {"cuda_ipc", "nccl"}) {
+    expect_refusal(worker(flags({"activation=view", std::string("transport=") + transport})),
+                   {"activation = view", std::string("transport = ") + transport, "auto or shm"});
+  }
+  expect_refusal(worker(flags({"activation=view", "device=0"})),
+                 {"activation = view", "device = 0 (flag --weightcast.device)", "device = none"});
+  expect_refusal(worker(flags({"trace=%x.json"})), {"trace = \"%x.json\"", "%p is the pid"});
+  expect_refusal(worker(flags({"device=-1"})), {"device = \"-1\"", "0 to 1023 or none"});
   expect_refusal(worker(flags({"transport=shm", "coordinator=a:1", "keys=/k"})),
                  {"transport = shm", "coordinator = a:1", "auto or tcp"});
   expect_refusal(worker(flags({"coordinator=a:1"})),
@@ -240,6 +260,9 @@ TEST_F(CombinationTest, ValuesThatTheProgramGaveAreChecked) {
   given.listen = "everywhere";
   expect_refusal(trainer({}, given), {"option listen = \"everywhere\": expected address:port"});
   SubscriberOptions engine;
+  engine.device = -2;
+  expect_refusal(worker({}, engine), {"option device = -2", "0 to 1023 or none"});
+  engine = {};
   engine.lease_deadline = -1s;
   expect_refusal(worker({}, engine), {"option lease_deadline = -1s", "1ms to 24h"});
 }

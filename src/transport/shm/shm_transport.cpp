@@ -45,7 +45,9 @@ class ShmLane final : public Lane {
     }
     const std::uint64_t offset = bucket.offset;
     const std::uint64_t bytes = bucket.bytes();
-    pool_.put({segment, payload, offset, bytes, std::move(bucket)});
+    CopyPool::Job job{segment, payload, offset, bytes, std::move(bucket)};
+    job.version = shm->version().number;
+    pool_.put(std::move(job));
     return Status::ok();
   }
 

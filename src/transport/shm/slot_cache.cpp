@@ -134,7 +134,7 @@ Result<std::shared_ptr<Segment>> SlotCache::acquire(const SegmentAddress& addres
                                       " lie in a device's memory: read them over cuda_ipc");
   }
   return std::shared_ptr<Segment>(
-      std::make_shared<ShmSegment>(std::move(*held), address.payload_bytes));
+      std::make_shared<ShmSegment>(std::move(*held), address));
 }
 
 Result<std::shared_ptr<Draft>> SlotCache::follow(const SegmentAddress& address) {

@@ -83,8 +83,8 @@ class SlotHold {
 /// A held version in shared memory.
 class ShmSegment final : public Segment {
  public:
-  ShmSegment(SlotHold hold, std::uint64_t payload_bytes) noexcept
-      : hold_(std::move(hold)), payload_bytes_(payload_bytes) {}
+  ShmSegment(SlotHold hold, const SegmentAddress& address) noexcept
+      : hold_(std::move(hold)), version_(address.version), payload_bytes_(address.payload_bytes) {}
 
   std::span<std::byte> view() noexcept override {
     return hold_.slot().payload().first(payload_bytes_);
@@ -92,9 +92,11 @@ class ShmSegment final : public Segment {
   std::span<const std::byte> registered_view() noexcept override {
     return hold_.slot().is_registered() ? view() : std::span<std::byte>();
   }
+  const Version& version() const noexcept { return version_; }
 
  private:
   const SlotHold hold_;
+  const Version version_;
   const std::uint64_t payload_bytes_;
 };
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/trace.hpp"
 #include "codec/digest.hpp"
 #include "transport/tcp/tcp_lane.hpp"
 
@@ -46,6 +47,11 @@ void TcpLane::take(Link& link, Connection::Reply reply, Clock::time_point now) {
   if (!reply.header.status) return take_bad_news(id, reply.header.status, now);
   auto open = book_->take(id);
   if (!open) return;  // said to a hold, or come before
+  // One after the other by this connection: while it brings one the next one waits.
+  base::trace_span("wire", "tcp", std::max(open->asked_at, link.progress), now,
+                   {.version = open->segment->address().version.number,
+                    .bucket = static_cast<std::int64_t>(open->bucket.id),
+                    .bytes = static_cast<std::int64_t>(reply.header.bytes)});
   link.progress = now;
   if (reply.header.bytes != open->bytes) {
     ++counters_.corrupt;
@@ -103,8 +109,13 @@ void TcpLane::place(std::uint64_t id, OpenBucket open, Connection::Reply reply) 
   job.payload = {received->payload.data<const std::byte>(), received->payload.size()};
   job.bytes = received->payload.size();
   job.bucket = std::move(received->open.bucket);
+  job.version = received->open.segment->address().version.number;
   if (reply.header.digest) {
     job.admit = [this, id, digest = *reply.header.digest](CopyPool::Job& it) {
+      const base::TraceScope span("verify", "digest of bucket",
+                                  {.version = it.version,
+                                   .bucket = static_cast<std::int64_t>(it.bucket.id),
+                                   .bytes = static_cast<std::int64_t>(it.bytes)});
       if (codec::digest(it.payload.data(), it.payload.size(), 0) == digest) return true;
       ++counters_.corrupt;
       auto* const back = static_cast<Received*>(it.held.get());

@@ -1,0 +1,44 @@
+#include "driver/nccl.hpp"
+
+#include <cstdlib>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include "driver/nccl_library.hpp"
+
+namespace weightcast::driver {
+namespace {
+
+struct Loaded {
+  std::mutex mutex;
+  std::optional<Result<std::shared_ptr<Nccl>>> machine;  ///< asked once, a failure too
+  std::shared_ptr<Nccl> other;
+};
+
+// Never destroyed, as what load_cuda() keeps.
+Loaded& loaded() {
+  static Loaded* const all = new Loaded;
+  return *all;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<Nccl>> load_nccl() {
+  Loaded& all = loaded();
+  const std::lock_guard lock(all.mutex);
+  if (all.other != nullptr) return all.other;
+  if (!all.machine) {
+    const char* const named = std::getenv("WEIGHTCAST_NCCL_LIBRARY");
+    all.machine = open_nccl(named != nullptr && *named != '\0' ? named : "libnccl.so.2");
+  }
+  return *all.machine;
+}
+
+void set_nccl(std::shared_ptr<Nccl> nccl) {
+  Loaded& all = loaded();
+  const std::lock_guard lock(all.mutex);
+  std::swap(all.other, nccl);
+}
+
+}  // namespace weightcast::driver

@@ -1,0 +1,202 @@
+#include "transport/nccl/bucket_flow.hpp"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "base/trace.hpp"
+
+namespace weightcast::transport {
+
+using driver::NcclProgress;
+using Kind = FlowStep::Kind;
+
+BucketFlow::BucketFlow(NcclGpu& gpu, std::vector<std::string> groups, std::vector<FlowStep> steps,
+                       BucketEnd& end, Clock::time_point now)
+    : gpu_(gpu),
+      groups_(std::move(groups)),
+      steps_(std::move(steps)),
+      end_(end),
+      places_(gpu.ring().count()),
+      heard_(now),
+      looked_(now) {}
+
+BucketFlow::~BucketFlow() {
+  if (state_ == State::kRunning) cancel({Code::kCancelled, "the flow was given up"}, looked_);
+}
+
+bool BucketFlow::sends(const FlowStep& step) noexcept {
+  return step.kind == Kind::kBroadcastFrom || step.kind == Kind::kSend;
+}
+
+BucketFlow::State BucketFlow::poll(Clock::time_point now) {
+  if (state_ != State::kRunning) return state_;
+  looked_ = now;
+  gpu_.poll(now);
+  if (Status s = go_on(now); !s) {
+    cancel(s, now);
+  } else if (done_ == steps_.size()) {
+    state_ = State::kDone;
+  } else if (now - heard_ > gpu_.options().silence) {
+    cancel({Code::kDeadline, "no bucket moved through NCCL for " +
+                                 std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(
+                                                    gpu_.options().silence)
+                                                    .count()) +
+                                 " ms (bucket " + std::to_string(done_ + 1) + " of " +
+                                 std::to_string(steps_.size()) + "): a member is gone or stopped"},
+           now);
+  }
+  return state_;
+}
+
+void BucketFlow::cancel(const Status& why, Clock::time_point now) {
+  if (state_ != State::kRunning) return;
+  state_ = State::kFailed;
+  status_ = why;
+  gpu_.fail(groups_, why, now);
+}
+
+Status BucketFlow::go_on(Clock::time_point now) {
+  // A failure of any of them has let go kernels of this flow, or will: what they brought is void.
+  for (const std::string& group : groups_) {
+    const Communicator* const communicator = gpu_.find(group);
+    if (communicator == nullptr) {
+      return gpu_.status() ? Status(Code::kUnavailable, "communicator " + group + " is not there")
+                           : gpu_.status();
+    }
+    if (communicator->state() == Communicator::State::kLeaving) {
+      return {Code::kUnavailable, "communicator " + group + " is being left"};
+    }
+  }
+  for (bool some = true; some;) {
+    auto completed = complete(now);
+    if (!completed) return completed.status();
+    if (Status s = load(); !s) return s;
+    auto issued = issue(now);
+    if (!issued) return issued.status();
+    some = *completed || *issued;
+  }
+  return Status::ok();
+}
+
+/// Gives buffers to the next steps.
+Status BucketFlow::load() {
+  for (; loaded_ < steps_.size() && loaded_ - done_ < places_.size(); ++loaded_) {
+    const FlowStep& step = steps_[loaded_];
+    const std::size_t index = loaded_ % places_.size();
+    std::byte* const buffer = gpu_.ring().at(index);
+    if (step.bytes == 0 || step.bytes > gpu_.ring().bucket_bytes() || step.group >= groups_.size()) {
+      return {Code::kInvalid, "expected buckets of 1 to " +
+                                  std::to_string(gpu_.ring().bucket_bytes()) +
+                                  " bytes in a known group, got " + std::to_string(step.bytes)};
+    }
+    Place& place = places_[index];
+    place = {nullptr, buffer, {}};
+    if (sends(step)) {
+      auto from = end_.load(step, buffer, gpu_.copy());
+      if (!from) return from.status();
+      place.from = *from;
+      // Elsewhere than in the buffer nothing is written: a root's own `to` is its `from`.
+      place.to = const_cast<void*>(*from);
+      const driver::Event loaded = gpu_.events(index).loaded;
+      if (Status s = gpu_.cuda().record(gpu_.device(), loaded, gpu_.copy()); !s) return s;
+    } else if (step.kind != Kind::kPass) {
+      if (void* const direct = end_.direct(step); direct != nullptr) place.to = direct;
+    }
+  }
+  return Status::ok();
+}
+
+/// Calls for the next step's operation, where the last one is on its stream.
+/// @return whether something happened
+Result<bool> BucketFlow::issue(Clock::time_point now) {
+  bool happened = false;
+  if (wired_ < issued_) {
+    const FlowStep& step = steps_[wired_];
+    if (communicator(step)->handle() == nullptr) return false;  // still being taken over
+    if (Status s = follow(step, wired_ % places_.size()); !s) return s;
+    ++wired_;
+    happened = true;
+  }
+  if (issued_ == loaded_) return happened;
+  const FlowStep& step = steps_[issued_];
+  const std::size_t index = issued_ % places_.size();
+  Place& place = places_[index];
+  Communicator& through = *communicator(step);
+  const driver::NcclComm comm = through.handle();
+  if (comm == nullptr) return happened;
+  if (sends(step)) {
+    const driver::Event loaded = gpu_.events(index).loaded;
+    if (Status s = gpu_.cuda().wait(gpu_.device(), gpu_.wire(), loaded); !s) return s;
+  }
+  driver::Nccl& nccl = gpu_.nccl();
+  Result<NcclProgress> call = NcclProgress::kOver;
+  switch (step.kind) {
+    case Kind::kBroadcastFrom:
+    case Kind::kBroadcastTo:
+    case Kind::kPass:
+      call = nccl.broadcast(comm, place.from, place.to, step.bytes, step.peer, gpu_.wire());
+      break;
+    case Kind::kSend:
+      call = nccl.send(comm, place.from, step.bytes, step.peer, gpu_.wire());
+      break;
+    case Kind::kReceive:
+      call = nccl.receive(comm, place.to, step.bytes, step.peer, gpu_.wire());
+      break;
+  }
+  if (Status s = through.note(call); !s) return s;
+  place.begun = now;
+  ++issued_;
+  return true;
+}
+
+/// Queues what comes behind an operation that is on its stream.
+Status BucketFlow::follow(const FlowStep& step, std::size_t index) {
+  driver::Cuda& cuda = gpu_.cuda();
+  const NcclGpu::Events& events = gpu_.events(index);
+  if (Status s = cuda.record(gpu_.device(), events.wired, gpu_.wire()); !s) return s;
+  const bool is_placed = (step.kind == Kind::kBroadcastTo || step.kind == Kind::kReceive) &&
+                         places_[index].to == gpu_.ring().at(index);
+  if (!is_placed) return Status::ok();
+  if (Status s = cuda.wait(gpu_.device(), gpu_.copy(), events.wired); !s) return s;
+  const std::span<const std::byte> bytes(gpu_.ring().at(index), step.bytes);
+  if (Status s = end_.place(step, bytes, gpu_.copy()); !s) return s;
+  return cuda.record(gpu_.device(), events.placed, gpu_.copy());
+}
+
+/// @return whether a step came to its end
+Result<bool> BucketFlow::complete(Clock::time_point now) {
+  bool some = false;
+  for (; done_ < wired_; ++done_) {
+    const FlowStep& step = steps_[done_];
+    const std::size_t index = done_ % places_.size();
+    const NcclGpu::Events& events = gpu_.events(index);
+    const bool is_placed = (step.kind == Kind::kBroadcastTo || step.kind == Kind::kReceive) &&
+                           places_[index].to == gpu_.ring().at(index);
+    auto over = gpu_.cuda().done(gpu_.device(), is_placed ? events.placed : events.wired);
+    if (!over) return over;
+    if (!*over) break;
+    base::trace_span("wire", sends(step) ? "nccl send" : "nccl receive", places_[index].begun, now,
+                     {.bucket = step.bucket, .bytes = static_cast<std::int64_t>(step.bytes)});
+    end_.done(step);
+    heard_ = now;
+    some = true;
+  }
+  return some;
+}
+
+Status run(BucketFlow& flow, Deadline deadline, const std::function<bool()>& cancelled) {
+  // Between polls: well below the time of a bucket on the wire, and not all of a processor.
+  constexpr auto kLook = std::chrono::microseconds(50);
+  while (true) {
+    const auto now = Clock::now();
+    const BucketFlow::State state = flow.poll(now);
+    if (state == BucketFlow::State::kDone) return Status::ok();
+    if (state == BucketFlow::State::kFailed) return flow.status();
+    if (cancelled && cancelled()) flow.cancel({Code::kCancelled, "the transfer was cancelled"}, now);
+    if (now >= deadline) flow.cancel({Code::kDeadline, "the transfer took too long"}, now);
+    std::this_thread::sleep_for(kLook);
+  }
+}
+
+}  // namespace weightcast::transport

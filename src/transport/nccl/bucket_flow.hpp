@@ -1,0 +1,110 @@
+// Moves one version's buckets through the communicators of a GPU, by polling: nothing here waits.
+//
+// A step is one operation of NCCL. Steps are taken in the order given, one under way on the wire at a
+// time; around it the next ones are loaded into their buffers and the former ones placed, so that
+// copies and wire overlap.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "transport/nccl/nccl_gpu.hpp"
+
+namespace weightcast::transport {
+
+struct FlowStep {
+  enum class Kind {
+    kBroadcastFrom,  ///< this end is the root
+    kBroadcastTo,
+    kPass,  ///< a broadcast that another sender's bytes come by: received, and dropped
+    kSend,
+    kReceive
+  };
+  Kind kind = Kind::kBroadcastTo;
+  std::uint32_t group = 0;  ///< index into the flow's groups
+  int peer = 0;             ///< NCCL's rank of the root or peer
+  std::uint32_t bucket = 0; ///< for the end, which knows what it is
+  std::uint64_t bytes = 0;  ///< at most the ring's bucket_bytes; not 0
+};
+
+/// Where a flow's bytes come from or go to. Calls come from the flow's thread and must not wait.
+class BucketEnd {
+ public:
+  virtual ~BucketEnd() = default;
+  /// For a sender: queues copies of the bucket's bytes to `buffer`.
+  /// @return where they are in device memory then: `buffer`, or in place, with nothing queued
+  virtual Result<const void*> load(const FlowStep& step, std::byte* buffer,
+                                   driver::Stream stream) = 0;
+  /// For a receiver: device memory that takes the bytes as they are; null: they go to a buffer, and
+  /// place() is called.
+  virtual void* direct(const FlowStep& step) = 0;
+  /// Queues copies from the buffer to where the bytes belong.
+  virtual Status place(const FlowStep& step, std::span<const std::byte> buffer,
+                       driver::Stream stream) = 0;
+  /// All of the step is over; called in the order of the steps.
+  virtual void done(const FlowStep& step) = 0;
+};
+
+/// Thread safety: one thread, the gpu's.
+class BucketFlow {
+ public:
+  enum class State { kRunning, kDone, kFailed };
+
+  /// @param gpu status() is ok; no other flow of it is running
+  /// @param groups names of communicators, all of them joined or joining
+  /// @param end outlives this, and after a failure until gpu.status() is ok again: copies that had
+  ///   been queued still run
+  BucketFlow(NcclGpu& gpu, std::vector<std::string> groups, std::vector<FlowStep> steps,
+             BucketEnd& end, Clock::time_point now);
+  /// Fails a flow that is still running.
+  ~BucketFlow();
+  BucketFlow(const BucketFlow&) = delete;
+  BucketFlow& operator=(const BucketFlow&) = delete;
+
+  /// Goes on as far as it can, and polls the gpu. After a failure, a deadline (options.silence without
+  /// a step that ends) or cancel() the communicators of all its groups are being aborted.
+  State poll(Clock::time_point now);
+  void cancel(const Status& why, Clock::time_point now);
+  /// Why it failed.
+  const Status& status() const noexcept { return status_; }
+  /// How many steps are over, from the first one on. After a failure a new flow begins there.
+  std::size_t done() const noexcept { return done_; }
+
+ private:
+  struct Place {  // a buffer of the ring, while a step has it
+    const void* from = nullptr;
+    void* to = nullptr;
+    Clock::time_point begun{};
+  };
+  static bool sends(const FlowStep& step) noexcept;
+
+  Status go_on(Clock::time_point now);
+  Status load();
+  Result<bool> issue(Clock::time_point now);
+  Status follow(const FlowStep& step, std::size_t place);
+  Result<bool> complete(Clock::time_point now);
+  Communicator* communicator(const FlowStep& step) { return gpu_.find(groups_[step.group]); }
+
+  NcclGpu& gpu_;
+  const std::vector<std::string> groups_;
+  const std::vector<FlowStep> steps_;
+  BucketEnd& end_;
+  std::vector<Place> places_;
+  std::size_t loaded_ = 0;  ///< steps that have their buffer
+  std::size_t issued_ = 0;  ///< steps whose operation has been called for
+  std::size_t wired_ = 0;   ///< steps that NCCL has taken over: their operation is on the stream
+  std::size_t done_ = 0;
+  Clock::time_point heard_;   ///< when a step was last over
+  Clock::time_point looked_;  ///< the last poll
+  State state_ = State::kRunning;
+  Status status_;
+};
+
+/// Polls a flow to its end. Blocks. @return its status; kDeadline, kCancelled
+Status run(BucketFlow& flow, Deadline deadline, const std::function<bool()>& cancelled);
+
+}  // namespace weightcast::transport

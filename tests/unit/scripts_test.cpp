@@ -1,0 +1,31 @@
+// The tests of scripts/lib that are written in Python, each file a case.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cstdio>
+#include <string>
+#include <utility>
+
+namespace {
+
+/// What the command printed, and its wait status.
+std::pair<std::string, int> run(const std::string& command) {
+  std::string output;
+  FILE* const pipe = ::popen((command + " 2>&1").c_str(), "r");
+  if (pipe == nullptr) return {"cannot start it", -1};
+  std::array<char, 4096> some{};
+  while (const std::size_t got = std::fread(some.data(), 1, some.size(), pipe)) {
+    output.append(some.data(), got);
+  }
+  return {output, ::pclose(pipe)};
+}
+
+TEST(ScriptsTest, TraceReport) {
+  const auto [output, status] = run("'" WEIGHTCAST_TEST_PYTHON "' '" WEIGHTCAST_SOURCE_ROOT
+                                    "/tests/scripts/trace_report_test.py'");
+  EXPECT_EQ(status, 0) << output;
+  EXPECT_NE(output.find("\nOK\n"), std::string::npos) << output;
+}
+
+}  // namespace
