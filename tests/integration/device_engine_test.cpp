@@ -199,7 +199,8 @@ TEST_F(DeviceEngine, MemoryThatRunsOutWhileStagingFallsBackALevelAndSaysSo) {
   EXPECT_EQ(engine.status().activation, Activation::kSerial);
   EXPECT_TRUE(lines.contain("event=activation_fell from=flip"));
   EXPECT_TRUE(lines.contain("event=activation_fell from=staged"));
-  EXPECT_TRUE(has(engine.status().activation_reason, "staged failed")) << engine.status().activation_reason;
+  EXPECT_TRUE(has(engine.status().activation_reason, "staged failed"))
+      << engine.status().activation_reason;
 }
 
 TEST_F(DeviceEngine, ALittleDeviceTakesVersionsInSerially) {
@@ -215,7 +216,8 @@ TEST_F(DeviceEngine, ALittleDeviceTakesVersionsInSerially) {
     expect_step(engine, policy, step);
   }
   EXPECT_EQ(engine.status().activation, Activation::kSerial);
-  EXPECT_TRUE(has(engine.status().activation_reason, "device 0")) << engine.status().activation_reason;
+  EXPECT_TRUE(has(engine.status().activation_reason, "device 0"))
+      << engine.status().activation_reason;
 }
 
 TEST_F(DeviceEngine, ALostDeviceKeepsNobodyFromEnding) {
