@@ -56,6 +56,9 @@ class Spawned {
   Spawned& operator=(const Spawned&) = delete;
 
   std::string hear() const { return Talk(in_, out_).hear(); }
+  void say(const std::string& line) const { Talk(in_, out_).say(line); }
+  /// SIGSTOP, SIGCONT: returns before it has taken effect.
+  void send_signal(int signal) const { ::kill(pid_, signal); }
 
   /// Closes its input and returns its exit code, or minus the signal that ended it.
   int end() {

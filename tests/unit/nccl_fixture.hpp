@@ -71,7 +71,9 @@ class NcclParty : public ::testing::Test {
       if (member.image != nullptr) cuda->free(member.device, member.image);
     }
     if (expects_leaks) return;
-    EXPECT_EQ(nccl->held(), driver::FakeNcclCounts{});
+    auto left = nccl->held();
+    left.unused_ids = 0;  // where nobody could join by it, NCCL knows no end for one either
+    EXPECT_EQ(left, driver::FakeNcclCounts{});
     EXPECT_EQ(cuda->held(), driver::FakeCounts{});
     EXPECT_EQ(nccl->violations(), std::vector<std::string>{});
     EXPECT_EQ(cuda->violations(), std::vector<std::string>{});
@@ -164,12 +166,15 @@ class NcclParty : public ::testing::Test {
     cuda->step();
     bool waits = false;
     for (Member* member : living()) {
+      if (!member->gpu) {
+        waits = true;
+        continue;
+      }
       if (member->flow) {
         member->flow->poll(now);
         member->done = std::max(member->done, first_ + member->flow->done());
-      } else {
-        member->gpu->poll(now);
       }
+      member->gpu->poll(now);
       waits = waits || !member->gpu->status();
     }
     // Aborts are on threads of their own, which need real time.

@@ -152,6 +152,7 @@ TEST_F(NcclFlowTest, WhatIsNoStepIsRefused) {
   open(1, 1);
   ASSERT_TRUE(join(1));
   ASSERT_TRUE(until([&] { return all_ready(); }));
+  write_slots(6);
   members[1].end = make_end(members[1]);
   for (const FlowStep& step : {FlowStep{FlowStep::Kind::kBroadcastTo, 0, 0, 0, kBucketBytes + 1},
                                FlowStep{FlowStep::Kind::kBroadcastTo, 0, 0, 0, 0}}) {
@@ -175,6 +176,7 @@ TEST_F(NcclFlowTest, RunBlocksUntilTheEndAndObeysItsDeadline) {
   open(1, 1);
   ASSERT_TRUE(join(1));
   ASSERT_TRUE(until([&] { return all_ready(); }));
+  write_slots(6);
   begin();
   // Nobody polls the other end.
   EXPECT_EQ(run(*members[0].flow, Clock::now(), {}).code(), Code::kDeadline);

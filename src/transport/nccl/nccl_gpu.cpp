@@ -122,6 +122,7 @@ void NcclGpu::fail(const std::vector<std::string>& groups, const Status& why,
     const auto it = communicators_.find(group);
     if (it == communicators_.end()) continue;
     it->second->abort(why);
+    ++aborts_;
     if (it->second->ticket() != nullptr) tickets_.push_back(it->second->ticket());
     communicators_.erase(it);
   }
@@ -186,12 +187,13 @@ Result<bool> NcclGpu::drained() {
 }
 
 Status NcclGpu::close(Deadline deadline) {
+  const std::uint64_t aborts = aborts_;
   for (const auto& [group, communicator] : communicators_) communicator->leave(Clock::now());
   while (!communicators_.empty() && Clock::now() < deadline) {
     poll(Clock::now());
     if (!communicators_.empty()) std::this_thread::sleep_for(kLook);
   }
-  if (communicators_.empty() && status_) return Status::ok();
+  if (communicators_.empty() && aborts == aborts_) return Status::ok();
   return {Code::kDeadline, "some communicators did not end in peace and were aborted"};
 }
 

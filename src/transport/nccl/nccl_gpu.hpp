@@ -93,6 +93,7 @@ class NcclGpu {
   Clock::time_point quarantined_at_{};
   bool ends_recorded_ = false;
   bool is_lost_ = false;
+  std::uint64_t aborts_ = 0;  ///< so far
   Status status_;
 };
 
