@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/trace.hpp"
 #include "subscriber/fetch.hpp"
 #include "subscriber/stager.hpp"
 
@@ -14,8 +15,8 @@ bool continues(const Ahead& ahead, const Version& version, const plan::Manifest&
       std::equal(ahead.manifest.shares.begin(), ahead.manifest.shares.end(),
                  manifest.shares.begin(), manifest.shares.end(),
                  [](const plan::Share& x, const plan::Share& y) {
-                   return x.rank == y.rank && x.object == y.object && x.generation == y.generation &&
-                          x.payload_bytes == y.payload_bytes;
+                   return x.rank == y.rank && x.object == y.object &&
+                          x.generation == y.generation && x.payload_bytes == y.payload_bytes;
                  });
   return same_shares &&
          std::equal(ahead.plan.buckets.begin(), ahead.plan.buckets.end(), plan.buckets.begin(),
@@ -63,6 +64,7 @@ void Stager::read_ahead(protocol::ReadAhead& order) {
   ahead.there.assign(ahead.plan.buckets.size(), 0);
   const Following following{ahead.plan, ahead.buffer->bytes().first(ahead.plan.image_bytes), drafts,
                             ahead.there, options_.member_timeout};
+  const base::TraceScope span("stage", "read ahead", {.version = ahead.version.number});
   const Status status = room_->memory().follow(following, [this] { return has_orders(); });
   const auto read = std::count(ahead.there.begin(), ahead.there.end(), 1);
   base::log(LogLevel::kDebug, "event=read_ahead version=" + to_string(ahead.version) +

@@ -20,8 +20,8 @@ struct Ahead {
   std::vector<char> there;  ///< by bucket: whether its bytes are in the buffer
 };
 
-/// Whether a version that is to be staged is the one that was read ahead: from the same slots of the
-/// same generations to the same places. Pure.
+/// Whether a version that is to be staged is the one that was read ahead: from the same slots of
+/// the same generations to the same places. Pure.
 bool continues(const Ahead& ahead, const Version& version, const plan::Manifest& manifest,
                const plan::ImagePlan& plan);
 

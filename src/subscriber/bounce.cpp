@@ -13,8 +13,8 @@ namespace {
 
 constexpr auto kLookAgain = std::chrono::microseconds(50);
 constexpr std::uint64_t kWord = 8;
-/// What is compared goes in so small pieces that one meets no more than kRuns borders of entries, which
-/// lie 64 bytes apart.
+/// What is compared goes in so small pieces that one meets no more than kRuns borders of entries,
+/// which lie 64 bytes apart.
 constexpr std::size_t kComparedBytes = Bounce::kRuns / 2 * 64;
 
 }  // namespace

@@ -16,8 +16,8 @@
 
 namespace weightcast::subscriber {
 
-/// What the manifest has no digest for is compared: the digest of what came, by this processor, with
-/// that of what was placed, by the device.
+/// What the manifest has no digest for is compared: the digest of what came, by this processor,
+/// with that of what was placed, by the device.
 /// Thread safety: place() for different buckets from many threads at once.
 class Bounce {
  public:
@@ -34,9 +34,10 @@ class Bounce {
 
   /// All that is placed from here on belongs to this; both outlive finish().
   void begin(const Fetch& fetch, const PlacedRanges& ranges);
-  /// Places bytes [at, at + source.size()) of a bucket. May wait for the device to take earlier ones.
-  /// After a failure it does nothing.
-  void place(const plan::PlannedBucket& bucket, std::uint64_t at, std::span<const std::byte> source);
+  /// Places bytes [at, at + source.size()) of a bucket. May wait for the device to take earlier
+  /// ones. After a failure it does nothing.
+  void place(const plan::PlannedBucket& bucket, std::uint64_t at,
+             std::span<const std::byte> source);
   bool failed() const noexcept { return failed_; }
   /// Waits until nothing is under way. @return the first failure; kMismatch that names the tensor
   Status finish();

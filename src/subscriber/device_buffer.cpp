@@ -83,7 +83,7 @@ Status DeviceBuffer::wait_for_readers(const std::function<bool()>& cancelled) {
       if (*done) {
         reader.reads = false;
       } else if (cancelled && cancelled()) {
-        return Status(Code::kCancelled, "given up while work of this engine still reads the memory");
+        return Status(Code::kCancelled, "given up while this engine's work still reads the memory");
       } else {
         std::this_thread::sleep_for(kLookAgain);
       }

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "base/trace.hpp"
 #include "subscriber/device_copies.hpp"
 
 namespace weightcast::subscriber {
@@ -61,6 +62,7 @@ Status DeviceChecks::same(std::uint64_t target, std::uint64_t bytes, const std::
 
 Status DeviceChecks::finish() {
   if (checks_.empty()) return Status::ok();
+  const base::TraceScope span("verify", "digests on the device");
   Status status = job_->start(parts_, stream_);
   if (status) status = cuda_->record(device_, event_, stream_);
   if (status) status = wait_for_event(*cuda_, device_, event_);

@@ -4,6 +4,8 @@
 #include <thread>
 #include <utility>
 
+#include "base/trace.hpp"
+
 namespace weightcast::subscriber {
 namespace {
 
@@ -46,6 +48,10 @@ Status DeviceCopies::poll() {
       ++i;
       continue;
     }
+    const Batch& over = under_way_[i];
+    const bool from_host = over.way == CopyWay::kFromHost;
+    base::trace_span(from_host ? "h2d" : "d2d", "copy", over.queued, Clock::now(),
+                     {.bytes = static_cast<std::int64_t>(over.bytes)});
     if (placed_ != nullptr) placed_->fetch_add(under_way_[i].bytes, std::memory_order_relaxed);
     free_.push_back(under_way_[i].event);
     under_way_.erase(under_way_.begin() + static_cast<std::ptrdiff_t>(i));
@@ -69,7 +75,7 @@ Status DeviceCopies::submit(CopyWay way, std::span<const driver::CopyItem> items
   const driver::Event event = free_.back();
   if (Status status = cuda_->record(device_, event, stream(way)); !status) return status;
   free_.pop_back();
-  under_way_.push_back({event, bytes});
+  under_way_.push_back({event, bytes, way, Clock::now()});
   return Status::ok();
 }
 

@@ -1,5 +1,5 @@
-// Copies to a device's memory that are under way: a stream for each direction, and a fixed number of
-// batches at once.
+// Copies to a device's memory that are under way: a stream for each direction, and a fixed number
+// of batches at once.
 #pragma once
 
 #include <atomic>
@@ -38,12 +38,16 @@ class DeviceCopies {
   /// The same after a failure, which may have left work behind that no event tells of.
   void drain() noexcept;
 
-  driver::Stream stream(CopyWay way) const noexcept { return streams_[static_cast<std::size_t>(way)]; }
+  driver::Stream stream(CopyWay way) const noexcept {
+    return streams_[static_cast<std::size_t>(way)];
+  }
 
  private:
   struct Batch {
     driver::Event event = nullptr;
     std::uint64_t bytes = 0;
+    CopyWay way = CopyWay::kFromHost;
+    Clock::time_point queued;
   };
   DeviceCopies(std::shared_ptr<driver::Cuda> cuda, int device)
       : cuda_(std::move(cuda)), device_(device) {}

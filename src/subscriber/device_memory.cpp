@@ -12,8 +12,8 @@
 namespace weightcast::subscriber {
 namespace {
 
-/// A bucket, and a batch of copies: with more, reading behind a writer lags more; with less, the time
-/// between two copies shows.
+/// A bucket, and a batch of copies: with more, reading behind a writer lags more; with less, the
+/// time between two copies shows.
 constexpr std::uint64_t kCopiedBytes = std::uint64_t{16} << 20;
 
 Status given_up() { return Status(Code::kCancelled, "the attempt was given up"); }

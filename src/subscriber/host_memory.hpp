@@ -35,8 +35,8 @@ class HostMemory final : public ImageMemory {
   Status copy(const InPlaceCopy& copy) override;
 };
 
-/// Copies `source` over `destination` (of equal size) and compares what lies there with it, piece by
-/// piece and by up to `threads` threads. Passes the failpoint "engine.copying" between copying and
+/// Copies `source` over `destination` (of equal size) and compares what lies there with it, piece
+/// by piece and by up to `threads` threads. Passes the failpoint "engine.copying" between copying and
 /// comparing a piece. @return kMismatch where a byte differs
 Status copy_and_compare(std::span<std::byte> destination, std::span<const std::byte> source,
                         std::uint32_t threads, std::uint64_t number);

@@ -39,7 +39,9 @@ class ImageBuffer {
   virtual void read_by_any() noexcept {}
   /// Waits until all work that was told of is over: from then on the buffer may be written to.
   /// @return kCancelled, or kUnavailable for a device that is lost
-  virtual Status wait_for_readers(const std::function<bool()>& /*cancelled*/) { return Status::ok(); }
+  virtual Status wait_for_readers(const std::function<bool()>& /*cancelled*/) {
+    return Status::ok();
+  }
 
  private:
   const std::span<std::byte> bytes_;

@@ -30,8 +30,8 @@ class PlacedRanges {
   /// Whether they are every byte of every tensor.
   bool are_all() const noexcept { return others_.empty(); }
 
-  /// Calls each(target, bytes) for those parts of [target, target + bytes) that are of tensors and in
-  /// none of the entries.
+  /// Calls each(target, bytes) for those parts of [target, target + bytes) that are of tensors and
+  /// in none of the entries.
   /// @param each returns false to end early. @return whether it came to the end
   template <class Each>
   bool each_other(std::uint64_t target, std::uint64_t bytes, Each&& each) const {
@@ -58,10 +58,11 @@ class PlacedRanges {
   std::vector<Range> others_;  ///< in order, apart from each other
 };
 
-/// Calls each(source, target, bytes) for the runs that bytes [at, at + bytes) of a bucket consist of,
-/// or parts of them, in order. @param each returns false to end early
+/// Calls each(source, target, bytes) for the runs that bytes [at, at + bytes) of a bucket consist
+/// of, or parts of them, in order. @param each returns false to end early
 template <class Each>
-bool each_run(const plan::PlannedBucket& bucket, std::uint64_t at, std::uint64_t bytes, Each&& each) {
+bool each_run(const plan::PlannedBucket& bucket, std::uint64_t at, std::uint64_t bytes,
+              Each&& each) {
   for (const plan::CopyStrip& strip : bucket.strips) {
     const std::uint64_t in_strip = strip.bytes * strip.count;
     if (at >= in_strip) {

@@ -1,5 +1,5 @@
-// The cuda_ipc transport under the contract of all transports, and what is its own; with a device in
-// host memory.
+// The cuda_ipc transport under the contract of all transports, and what is its own; with a device
+// in host memory.
 #include "transport/cuda_ipc/cuda_ipc_transport.hpp"
 
 #include <cstring>
@@ -148,7 +148,8 @@ TEST_F(CudaIpcTest, RefusesWhatItCannotOpen) {
 }
 
 TEST_F(CudaIpcTest, ErrorsOfTheDeviceEndABucketAndLeakNothing) {
-  for (const char* const call : {"create_stream", "create_event", "allocate_host", "copy", "record", "done"}) {
+  for (const char* const call :
+       {"create_stream", "create_event", "allocate_host", "copy", "record", "done"}) {
     const auto lane = this->lane();
     const auto segment = acquire(*lane, publish(0, 1));
     ASSERT_TRUE(segment);

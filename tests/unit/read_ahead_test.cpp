@@ -122,7 +122,8 @@ class ReadAheadTest : public test::ShmTest, public ::testing::WithParamInterface
   }
   /// Stages and switches; the operation is the version's number.
   Status take_in(std::uint64_t number, std::uint32_t slot, std::uint64_t generation) {
-    stager->perform(protocol::StartStage{number, version(number), manifest_of(slot, generation, true)});
+    stager->perform(
+        protocol::StartStage{number, version(number), manifest_of(slot, generation, true)});
     if (Status status = host.wait_for(StageEvent::Kind::kStaged, number); !status) return status;
     stager->perform(protocol::Switch{number});
     return host.wait_for(StageEvent::Kind::kSwitched, number);

@@ -65,6 +65,51 @@ INSTANTIATE_TEST_SUITE_P(
              "transport shm reaches one host only"}),
     [](const auto& given) { return std::string(given.param.name); });
 
+class DeviceShareChoice : public ::testing::TestWithParam<Case> {};
+
+TEST_P(DeviceShareChoice, IsReadWhereItsDeviceIs) {
+  const Case& given = GetParam();
+  plan::Share share = share_of(given.host, given.endpoint);
+  share.device = "GPU-1";
+  share.device_memory = std::string(plan::kDeviceHandleBytes, 'h');
+  share.device_offset = 640;
+  const auto source = choose_source(share, kVersion, "", given.wanted, "here");
+  const std::string expected = given.expected;
+  if (!source) {
+    EXPECT_EQ(source.status().code(), Code::kUnavailable);
+    EXPECT_NE(source.status().message().find(expected), std::string::npos)
+        << source.status().message();
+    return;
+  }
+  const bool is_ipc = source->transport == TransportChoice::kCudaIpc;
+  EXPECT_EQ(is_ipc ? "cuda_ipc" : source->address.endpoint, expected);
+  EXPECT_EQ(source->address.device, is_ipc ? "GPU-1" : "");
+  EXPECT_EQ(source->address.device_memory, is_ipc ? share.device_memory : "");
+  EXPECT_EQ(source->address.device_offset, is_ipc ? 640u : 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, DeviceShareChoice,
+    ::testing::Values(
+        Case{"SameHost", "here", "", TransportChoice::kAuto, "cuda_ipc"},
+        Case{"SameHostAndServed", "here", "tcp://a:1", TransportChoice::kAuto, "cuda_ipc"},
+        Case{"SameHostCudaIpc", "here", "", TransportChoice::kCudaIpc, "cuda_ipc"},
+        Case{"SameHostTcp", "here", "tcp://a:1", TransportChoice::kTcp, "tcp://a:1"},
+        Case{"OtherHost", "there", "tcp://a:1", TransportChoice::kAuto, "tcp://a:1"},
+        Case{"OtherHostWithoutEndpoint", "there", "", TransportChoice::kAuto, "staging to host"},
+        Case{"OtherHostCudaIpc", "there", "tcp://a:1", TransportChoice::kCudaIpc,
+             "transport cuda_ipc reaches one host only"},
+        Case{"SameHostShm", "here", "", TransportChoice::kShm, "which transport shm does not read"},
+        Case{"Nccl", "here", "", TransportChoice::kNccl, "does not come over nccl"}),
+    [](const auto& given) { return std::string(given.param.name); });
+
+TEST(ShareSourceChoice, SharedMemoryIsNotReadOverCudaIpc) {
+  const auto source = choose_source(share_of("here", "tcp://a:1"), kVersion, "",
+                                    TransportChoice::kCudaIpc, "here");
+  EXPECT_EQ(source.status().code(), Code::kUnavailable);
+  EXPECT_NE(source.status().message().find("staging to device"), std::string::npos);
+}
+
 TEST(ShareSourceChoice, ARelayServesAllShares) {
   const auto source = choose_source(share_of("here", "tcp://a:1"), kVersion, "tcp://engine:2",
                                     TransportChoice::kAuto, "here");

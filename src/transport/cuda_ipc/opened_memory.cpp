@@ -39,7 +39,8 @@ Result<std::shared_ptr<const OpenedMemory>> OpenedMemory::open(std::shared_ptr<d
   if (memory.status().code() == Code::kInvalid) {
     return Status(Code::kInvalid,
                   "the trainer's device memory cannot be opened: " + memory.status().message() +
-                      "; where trainer and engine are one process, set the trainer's staging to host");
+                      "; where trainer and engine are one process, set the trainer's staging to "
+                      "host");
   }
   if (!memory) return memory.status();
   // Not make_shared: what it is closed by is the registry's lock.

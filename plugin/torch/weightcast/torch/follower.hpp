@@ -15,6 +15,7 @@
 #include <weightcast/config.hpp>
 #include <weightcast/status.hpp>
 #include <weightcast/subscriber.hpp>
+#include <weightcast/torch/device.hpp>
 #include <weightcast/torch/replica_pool.hpp>
 #include <weightcast/torch/tensor_source.hpp>
 
@@ -69,7 +70,9 @@ std::shared_ptr<M> to_shared(Made&& made) {
 ///
 /// Tensors taken from the module are good while the lease lasts; a copy of a tensor handle that
 /// outlives it keeps the version's memory (and is logged). What runs backward() must do so within
-/// the lease. Thread safety: one thread per object; several leases may share a replica.
+/// the lease. On a device, work that was queued before the release may still read the version, on the
+/// stream that is current where the lease is let go; work of other streams has to be joined to that one
+/// before. Thread safety: one thread per object; several leases may share a replica.
 template <class M>
 class FollowerLease {
  public:
@@ -111,14 +114,24 @@ class FollowerLease {
   void release() noexcept {
     if (!pool_) return;
     pool_->release(index_);
+    const int device = pool_->device();
     pool_.reset();
     module_.reset();
-    lease_.release();
+    release_lease(device);
   }
 
  private:
   template <class>
   friend class Follower;
+
+  void release_lease(int device) noexcept {
+    try {
+      if (device >= 0) lease_.release_after(detail::current_stream(device));
+    } catch (const std::exception&) {
+      // Then its memory waits for all of the device's work, by what comes next.
+    }
+    lease_.release();
+  }
 
   Lease lease_;
   std::shared_ptr<detail::ReplicaPool> pool_;
@@ -134,6 +147,9 @@ class FollowerLease {
 /// tensors' (nothing is copied with Activation::kView), so element types and shapes must be the
 /// trainer's as published. The module's mode is yours: call eval() in the factory, as a training
 /// BatchNorm would write to the version. Outside of leases a replica's tensors may be empty.
+///
+/// Replicas on a CUDA device (all on the same one) follow there: versions lie in that device's memory,
+/// beside libtorch's own.
 ///
 /// Movable. Thread safety: as Subscriber. Leases may outlive it.
 template <class M>
@@ -220,6 +236,12 @@ class Follower {
       modules_.push_back(detail::to_shared<Module>(std::move(replica)));
       pool_->add(make_lister(modules_.back()));
     }
+    if (base.device >= 0 && base.device != pool_->device()) {
+      throw Error(Status(Code::kInvalid, "device is " + std::to_string(base.device) + ", but the replicas are on " +
+                                             detail::torch_device(pool_->device()).str() +
+                                             ": expected them there, or no device set"));
+    }
+    base.device = pool_->device();
     pool_->ready();
     return Subscriber::open(std::move(base), pool_).value_or_throw();
   }

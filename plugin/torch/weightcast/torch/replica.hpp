@@ -1,6 +1,7 @@
 // One copy of an engine's module, and how a version's memory becomes its tensors'.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -15,6 +16,7 @@
 
 #include <weightcast/status.hpp>
 #include <weightcast/subscriber.hpp>
+#include <weightcast/torch/device.hpp>
 #include <weightcast/torch/dtype.hpp>
 #include <weightcast/torch/tensor_list.hpp>
 #include <weightcast/torch/tensor_source.hpp>
@@ -26,6 +28,16 @@ namespace weightcast::detail {
 /// many still live.
 struct ImageKeeper {
   std::shared_ptr<PolicyImage> image;
+  int device = -1;  ///< whose memory the image is
+  std::atomic<bool> outlives_lease{false};
+
+  ImageKeeper(std::shared_ptr<PolicyImage> kept, int number) : image(std::move(kept)), device(number) {}
+  ImageKeeper(const ImageKeeper&) = delete;
+  ImageKeeper& operator=(const ImageKeeper&) = delete;
+  /// Work that reads tensors which outlived their lease is not told of: all of the device's ends.
+  ~ImageKeeper() {
+    if (device >= 0 && outlives_lease) synchronize_device(device);
+  }
 };
 
 /// A tensor over memory of the image, which it keeps. Copies nothing.
@@ -33,8 +45,8 @@ inline at::Tensor tensor_over(const PlacedTensor& placed, const std::shared_ptr<
   auto context = std::make_unique<std::shared_ptr<ImageKeeper>>(keeper);
   auto maker = at::for_blob(placed.data, placed.info.shape);
   maker.context(context.get(), [](void* c) { delete static_cast<std::shared_ptr<ImageKeeper>*>(c); })
-      .options(at::TensorOptions(c10::kCPU).dtype(scalar_type_of(placed.info.dtype)))
-      .target_device(c10::Device(c10::DeviceType::CPU));
+      .options(at::TensorOptions(torch_device(placed.device)).dtype(scalar_type_of(placed.info.dtype)))
+      .target_device(torch_device(placed.device));
   (void)context.release();  // the maker owns it from context() on
   return maker.make_tensor();
 }
@@ -52,9 +64,20 @@ class Replica {
                                          "(a frozen jit::Module has none: give the module as it was before)"));
     }
     for (const auto& t : tensors) {
-      if (Status s = check_tensor(t); !s) throw Error(s);
+      if (Status s = check_tensor(t, true); !s) throw Error(s);
+      const int device = device_number(t.tensor.device()).value_or(-1);
+      if (&t == &tensors.front()) device_ = device;
+      if (device != device_) {
+        throw Error(Status(Code::kInvalid, "tensor '" + t.name + "' is on " + t.tensor.device().str() + ", '" +
+                                               tensors.front().name + "' on " +
+                                               tensors.front().tensor.device().str() +
+                                               ": expected a replica on one device, or several engines"));
+      }
     }
   }
+
+  /// Where its tensors were when it was given: -1 for host memory, else CUDA's ordinal.
+  int device() const noexcept { return device_; }
 
   /// What the module lists now and the filter lets through.
   std::vector<NamedTensor> wanted() const {
@@ -75,7 +98,7 @@ class Replica {
     }
     std::unordered_map<const void*, std::pair<const TensorInfo*, std::string>> tied;
     for (const NamedTensor& t : wanted()) {
-      if (Status s = check_tensor(t); !s) return s;
+      if (Status s = check_tensor(t, true); !s) return s;
       const auto shape = shape_of(t.tensor);
       const std::string here =
           std::string(dtype_name(*dtype_of(t.tensor.scalar_type()))) + " " + shape_text(shape);
@@ -138,7 +161,11 @@ class Replica {
         const c10::ScalarType type = t.tensor.scalar_type();
         shapes_.emplace(t.tensor.unsafeGetTensorImpl(), Cleared{t.tensor, shape});
         set_data_of(t.tensor, [&] {
-          return at::for_blob(nullptr, {0}).options(at::TensorOptions(c10::kCPU).dtype(type)).make_tensor();
+          const c10::Device device = torch_device(device_);
+          return at::for_blob(nullptr, {0})
+              .options(at::TensorOptions(device).dtype(type))
+              .target_device(device)
+              .make_tensor();
         });
       }
     } catch (const std::exception&) {
@@ -168,6 +195,7 @@ class Replica {
 
   NamedTensorLister lister_;
   const NameFilter* filter_;
+  int device_ = -1;
   std::unordered_map<const void*, Cleared> shapes_;
 };
 

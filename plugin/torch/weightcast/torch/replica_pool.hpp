@@ -38,6 +38,12 @@ class ReplicaPool final : public Applier {
     slots_.push_back(Slot{Replica(std::move(lister), &filter_), {}, {}, 0});
     const auto own = slots_.back().replica.wanted();
     if (Status s = filter_.check(own); !s) throw Error(s);
+    if (slots_.back().replica.device() != device()) {
+      throw Error(Status(Code::kInvalid, "the replicas are on different devices (" +
+                                             torch_device(device()).str() + " and " +
+                                             torch_device(slots_.back().replica.device()).str() +
+                                             "): expected all on the one where versions shall lie"));
+    }
     for (std::size_t i = 0; i + 1 < slots_.size(); ++i) {
       for (const auto& theirs : slots_[i].replica.wanted()) {
         for (const auto& ours : own) {
@@ -51,10 +57,14 @@ class ReplicaPool final : public Applier {
     }
   }
 
+  /// Where all replicas are: -1 for host memory, else CUDA's ordinal.
+  int device() const noexcept { return slots_.empty() ? -1 : slots_.front().replica.device(); }
+
   /// Once all replicas are added: gives back the memory that they were built with, which would stay
   /// taken until each has had its first version.
   void ready() noexcept {
     for (Slot& slot : slots_) slot.replica.clear();
+    if (device() >= 0) empty_device_cache(device());
 #if defined(__GLIBC__)
     malloc_trim(0);  // once: what was freed lies scattered over the heap
 #endif
@@ -89,7 +99,7 @@ class ReplicaPool final : public Applier {
     infos.reserve(image->tensors().size());
     for (const auto& placed : image->tensors()) infos.push_back(&placed.info);
     if (Status s = slot.replica.check(image->version(), infos); !s) return s;
-    auto keeper = std::make_shared<ImageKeeper>(ImageKeeper{image});
+    auto keeper = std::make_shared<ImageKeeper>(image, device());
     try {
       slot.replica.install(keeper);
     } catch (...) {
@@ -215,7 +225,10 @@ class ReplicaPool final : public Applier {
     slot.binding.reset();
     slot.replica.clear();
     bool log = false;
-    if (slot.keeper.use_count() > 1) log = std::has_single_bit(++outlived_);  // 1st, 2nd, 4th, ... time
+    if (slot.keeper.use_count() > 1) {
+      slot.keeper->outlives_lease = true;
+      log = std::has_single_bit(++outlived_);  // 1st, 2nd, 4th, ... time
+    }
     try {
       retired.held.push_back({slot.keeper, this, log});
     } catch (const std::exception&) {

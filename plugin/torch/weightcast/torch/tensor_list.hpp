@@ -63,15 +63,17 @@ inline std::string shape_text(at::IntArrayRef sizes) { return shape_text(sizes.d
 inline std::string shape_text(const std::vector<std::int64_t>& v) { return shape_text(v.data(), v.size()); }
 
 /// Whether weightcast can read or place such a tensor; the message names it.
-inline Status check_tensor(const NamedTensor& t) {
+/// @param on_devices whether it may lie in a CUDA device's memory
+inline Status check_tensor(const NamedTensor& t, bool on_devices = false) {
   const auto refuse = [&](const std::string& what) {
     return Status(Code::kInvalid, "tensor '" + t.name + "' " + what + ", or leave it out with `exclude`");
   };
   if (t.name.empty()) return {Code::kInvalid, "a tensor has no name: every tensor of a policy needs one"};
   if (!t.tensor.defined()) return refuse("is undefined: register it before attaching");
   const at::Tensor& x = t.tensor;
-  if (x.device().type() != c10::DeviceType::CPU) {
-    return refuse("is on " + x.device().str() + ", expected cpu: move it with .to(torch::kCPU)");
+  if (x.device().type() != c10::DeviceType::CPU && !(on_devices && x.is_cuda())) {
+    return refuse("is on " + x.device().str() + ", expected cpu" + (on_devices ? " or cuda" : "") +
+                  ": move it with .to(torch::kCPU)");
   }
   if (x.layout() != c10::Layout::Strided) {
     return refuse(std::string("is ") + (x.is_sparse() ? "sparse" : "not strided") +
