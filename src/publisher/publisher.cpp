@@ -30,6 +30,8 @@ namespace {
 
 using protocol::PointDecision;
 using publisher::CapturePlan;
+using publisher::make_capture_plan;
+using publisher::same_tensors;
 
 class SlabLocks final : public protocol::SlotLocks {
  public:

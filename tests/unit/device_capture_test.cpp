@@ -86,13 +86,16 @@ TEST(DeviceCaptureTest, TheWatermarkNeverGoesAheadOfTheBytes) {
     Rig rig(fake(random()), policy, round % 3 == 2);
     rig.options.chunk_bytes = 64 * (16 + random() % 64);
     rig.open();
+    std::vector<std::vector<std::byte>> all;
+    for (const auto& item : rig.layout.items) all.push_back(policy.canonical(item.tensor));
     std::uint64_t before = 0;
     int raised = 0;
     CaptureRequest request = rig.request();
     request.written = [&](std::uint64_t bytes) {
       EXPECT_GT(bytes, before);
-      for (const auto& item : rig.layout.items) {
-        const auto expected = policy.canonical(item.tensor);
+      for (std::size_t i = 0; i < rig.layout.items.size(); ++i) {
+        const auto& item = rig.layout.items[i];
+        const auto& expected = all[i];
         for (std::uint64_t at = item.offset;
              at < std::min(bytes, item.offset + expected.size()); ++at) {
           ASSERT_EQ(rig.slot.slot.payload[at], expected[at - item.offset]) << at;

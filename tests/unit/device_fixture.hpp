@@ -151,6 +151,7 @@ inline std::shared_ptr<driver::FakeCuda> fake(std::uint64_t seed = 0) {
   driver::FakeOptions options;
   options.seed = seed;
   options.piece_bytes = 4096;
+  options.threaded = true;  // done() alone would move a piece at each look
   return std::make_shared<driver::FakeCuda>(options);
 }
 

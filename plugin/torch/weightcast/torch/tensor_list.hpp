@@ -9,6 +9,8 @@
 #include <vector>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Stream.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <fnmatch.h>
 
 #include <weightcast/status.hpp>
@@ -88,6 +90,12 @@ inline Status check_tensor(const NamedTensor& t, bool on_devices = false) {
   return {};
 }
 
+/// The native handle (cudaStream_t) of the calling thread's current stream on a device. Asked through
+/// the guard that torch registers for its device's type, so no header of CUDA's is needed.
+inline void* current_stream(c10::Device device) {
+  return c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
+}
+
 /// Finds further names of a tensor already listed: the same bytes seen in the same way.
 class AliasFinder {
  public:
@@ -137,6 +145,8 @@ struct CaptureHold {
 ///
 /// The list holds the storages, so that load(), to() and set_data() may replace them at any time,
 /// and notes the version counters of all but buffers (whose copies end within the publish point).
+/// Of tensors on a device the list has the stream that is current for the calling thread: call it,
+/// and step, under the same one.
 /// Writes that raise no counter (through .data(), or by raw pointer) go unseen, as do all writes to
 /// inference tensors.
 /// @return kInvalid for a tensor that cannot be published, two different ones of one name, or none
@@ -145,6 +155,8 @@ inline Status list_tensors(std::vector<NamedTensor> tensors, const NameFilter& f
   hold->storages.reserve(tensors.size());
   hold->counters.reserve(tensors.size());
   out.tensors.clear();
+  out.stream = nullptr;
+  bool has_stream = false;
   out.tensors.reserve(tensors.size());
   detail::AliasFinder aliases;
   aliases.reserve(tensors.size());
@@ -155,7 +167,7 @@ inline Status list_tensors(std::vector<NamedTensor> tensors, const NameFilter& f
 
   for (NamedTensor& t : tensors) {
     if (!filter.wants(t.name)) continue;
-    if (Status s = detail::check_tensor(t); !s) return s;
+    if (Status s = detail::check_tensor(t, true); !s) return s;
     const bool buffer = t.buffer.value_or(!t.tensor.requires_grad());
     const std::size_t index = aliases.find_or_add(t.tensor, out.tensors.size());
     const auto [known, fresh] = names.emplace(t.name, index);
@@ -176,6 +188,12 @@ inline Status list_tensors(std::vector<NamedTensor> tensors, const NameFilter& f
     view.info.shape.assign(t.tensor.sizes().begin(), t.tensor.sizes().end());
     view.info.buffer = buffer;
     view.data = t.tensor.const_data_ptr();
+    if (const c10::Device device = t.tensor.device(); device.type() != c10::DeviceType::CPU) {
+      view.device = device.index();
+      // The core refuses tensors of several devices, so any one's stream is that of all.
+      if (!has_stream) out.stream = detail::current_stream(device);
+      has_stream = true;
+    }
     if (!t.tensor.is_contiguous()) {
       view.strides.assign(t.tensor.strides().begin(), t.tensor.strides().end());
     }

@@ -1,0 +1,199 @@
+// A trainer on a device, and engines on the host: everything but the device is real.
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <atomic>
+#include <cstring>
+
+#include "driver/cuda.hpp"
+#include "integration/local_job.hpp"
+#include "support/fake_cuda.hpp"
+
+namespace weightcast {
+namespace {
+
+using namespace test;
+
+/// A ToyPolicy in the memory of a device, but for one tensor that stays with the host.
+class DeviceToy {
+ public:
+  DeviceToy(driver::FakeCuda& cuda, ToyPolicy& policy) : cuda_(cuda), policy_(policy) {
+    for (const auto& tensor : policy.tensors) {
+      void* memory = nullptr;
+      if (tensor.info.bytes() != 0 && tensor.info.name != "norm.steps") {
+        memory = *cuda_.allocate(0, tensor.info.bytes());
+      }
+      memory_.push_back(memory);
+    }
+    stream_ = *cuda_.create_stream(0, false);
+    step(0);
+  }
+  ~DeviceToy() {
+    cuda_.run_all();
+    for (void* memory : memory_) cuda_.free(0, memory);
+    cuda_.destroy_stream(0, stream_);
+  }
+  DeviceToy(const DeviceToy&) = delete;
+  DeviceToy& operator=(const DeviceToy&) = delete;
+
+  /// As an optimizer's kernels do, behind all that is queued.
+  void step(std::uint64_t number) {
+    policy_.step(number);
+    for (std::size_t i = 0; i < memory_.size(); ++i) {
+      if (memory_[i] == nullptr) continue;
+      cuda_.enqueue(0, stream_, [to = memory_[i], bytes = *policy_.tensors[i].bytes] {
+        std::memcpy(to, bytes.data(), bytes.size());
+      });
+    }
+  }
+  Publisher::Lister lister() {
+    return [this, inner = policy_.lister()](TensorList& list) {
+      if (Status s = inner(list); !s) return s;
+      for (std::size_t i = 0; i < memory_.size(); ++i) {
+        if (memory_[i] == nullptr) continue;
+        list.tensors[i].data = memory_[i];
+        list.tensors[i].device = 0;
+      }
+      list.stream = stream_;
+      return Status::ok();
+    };
+  }
+
+ private:
+  driver::FakeCuda& cuda_;
+  ToyPolicy& policy_;
+  std::vector<void*> memory_;
+  driver::Stream stream_ = nullptr;
+};
+
+class DeviceStaging : public LocalJob {
+ protected:
+  void SetUp() override {
+    driver::FakeOptions options;
+    options.threaded = true;
+    cuda = std::make_shared<driver::FakeCuda>(options);
+    driver::set_cuda(cuda);
+  }
+  void TearDown() override {
+    driver::set_cuda(nullptr);
+    EXPECT_EQ(cuda->held(), driver::FakeCounts{});
+    EXPECT_EQ(cuda->violations(), std::vector<std::string>{});
+    LocalJob::TearDown();
+  }
+
+  std::shared_ptr<driver::FakeCuda> cuda;
+};
+
+TEST_F(DeviceStaging, EnginesOfTheHostFollowATrainerOnADevice) {
+  ToyPolicy policy(4);
+  DeviceToy device(*cuda, policy);
+  LogLines log;
+  auto opened = Publisher::open(publisher_options(), device.lister());
+  ASSERT_TRUE(opened.is_ok()) << opened.status().to_string();
+  Publisher publisher = std::move(*opened);
+  EXPECT_TRUE(log.contain("event=staging"));
+  Subscriber engine = follow("engine");
+  for (std::uint64_t step = 1; step <= 8; ++step) {
+    ASSERT_TRUE(publisher.fence());
+    device.step(step);
+    publisher.publish(device.lister());
+    if (step % 2 == 0) {
+      // The next step's kernels come behind the fence, while the copies may still run.
+      ASSERT_TRUE(publisher.fence());
+    }
+
+    const auto verdict = publisher.flush(soon(), device.lister());
+
+    ASSERT_TRUE(verdict.is_ok()) << verdict.status().to_string();
+    const auto lease = engine.acquire(soon());
+    ASSERT_TRUE(lease.is_ok()) << lease.status().to_string();
+    EXPECT_EQ(policy.difference(lease->image(), step), "");
+  }
+  const PublisherStatus status = publisher.status();
+  EXPECT_EQ(status.captured, 8U);
+  EXPECT_GT(status.last_hook.count(), 0);
+  EXPECT_EQ(cuda->pageable_copies(), 0U);
+}
+
+TEST_F(DeviceStaging, SlotsOfADeviceAreHeadersInSharedMemory) {
+  ToyPolicy policy(4);
+  DeviceToy device(*cuda, policy);
+  PublisherOptions options = publisher_options();
+  options.staging = Staging::kDevice;
+  options.min_receivers = 0;
+  auto opened = Publisher::open(options, device.lister());
+  ASSERT_TRUE(opened.is_ok()) << opened.status().to_string();
+  Publisher publisher = std::move(*opened);
+  for (const std::string& name : shm_objects("." + job + ".")) {
+    struct stat info {};
+    ASSERT_EQ(::stat(("/dev/shm/" + name).c_str(), &info), 0);
+    EXPECT_LE(info.st_size, 4096) << name;
+  }
+
+  for (std::uint64_t step = 1; step <= 4; ++step) {
+    ASSERT_TRUE(publisher.fence());
+    device.step(step);
+    publisher.publish(device.lister());
+    EXPECT_TRUE(publisher.flush(soon(), device.lister()).is_ok());
+  }
+  EXPECT_EQ(publisher.status().captured, 4U);
+}
+
+TEST_F(DeviceStaging, WithoutRoomOnTheDeviceSlotsAreOnTheHost) {
+  ToyPolicy policy;
+  DeviceToy device(*cuda, policy);
+  cuda->set_device_bytes(0, (std::uint64_t{1} << 30));
+  cuda->fail("allocate", Status(Code::kExhausted, "cudaErrorMemoryAllocation: out of memory"));
+  PublisherOptions options = publisher_options();
+  options.device_budget = std::uint64_t{1} << 30;
+  LogLines log;
+
+  auto opened = Publisher::open(options, device.lister());
+
+  ASSERT_TRUE(opened.is_ok()) << opened.status().to_string();
+  EXPECT_TRUE(log.contain("staging=host"));
+  EXPECT_TRUE(log.contain("out of memory"));
+}
+
+TEST_F(DeviceStaging, WhatCannotBeIsRefusedAtOpen) {
+  ToyPolicy policy;
+  DeviceToy device(*cuda, policy);
+  PublisherOptions options = publisher_options();
+  options.staging = Staging::kDevice;
+  options.transport = TransportChoice::kTcp;
+  expect_refusal(Publisher::open(options, device.lister()).status(), Code::kInvalid,
+                 {"staging", "transport", "tcp"});
+  options.transport = TransportChoice::kAuto;
+  expect_refusal(Publisher::open(options, policy.lister()).status(), Code::kInvalid,
+                 {"staging", "host memory"});
+  const auto lies = [&](TensorList& list) {
+    const Status status = policy.lister()(list);
+    for (TensorView& tensor : list.tensors) tensor.device = 0;
+    return status;
+  };
+  expect_refusal(Publisher::open(options, lies).status(), Code::kInvalid,
+                 {"embed.weight", "device 0", "the host's"});
+}
+
+TEST_F(DeviceStaging, ALostDeviceLeavesTheTrainerAlone) {
+  ToyPolicy policy;
+  DeviceToy device(*cuda, policy);
+  PublisherOptions options = publisher_options();
+  options.min_receivers = 0;
+  auto opened = Publisher::open(options, device.lister());
+  ASSERT_TRUE(opened.is_ok()) << opened.status().to_string();
+  Publisher publisher = std::move(*opened);
+  publisher.publish(device.lister());
+  ASSERT_TRUE(publisher.flush(soon(), device.lister()).is_ok());
+
+  cuda->lose(0);
+
+  EXPECT_TRUE(eventually([&] {
+    publisher.publish(device.lister());
+    EXPECT_TRUE(publisher.fence());
+    return publisher.status().voided >= 2;
+  }));
+}
+
+}  // namespace
+}  // namespace weightcast
