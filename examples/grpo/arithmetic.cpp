@@ -30,8 +30,8 @@ std::string padded(std::uint32_t value, int digits) {
 }  // namespace
 
 Arithmetic::Arithmetic(int digits) : digits_(digits), limit_(1) {
-  if (digits < 1 || digits > 4) {
-    throw std::invalid_argument("expected operands of 1 to 4 digits, but got " +
+  if (digits < 2 || digits > 4) {
+    throw std::invalid_argument("expected operands of 2 to 4 digits, but got " +
                                 std::to_string(digits));
   }
   for (int i = 0; i < digits; ++i) limit_ *= 10;

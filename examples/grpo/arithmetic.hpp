@@ -23,7 +23,7 @@ struct Problem {
 /// never drawn.
 class Arithmetic {
  public:
-  /// @param digits of each operand, which is padded with zeros; 1 to 4.
+  /// @param digits of each operand, which is padded with zeros; 2 to 4.
   explicit Arithmetic(int digits = 2);
 
   /// Characters that exist, in the order of their tokens.

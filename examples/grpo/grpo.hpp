@@ -14,7 +14,7 @@
 namespace grpo {
 
 struct GrpoOptions {
-  double learning_rate = 6e-4;
+  double learning_rate = 8e-4;
   double final_share = 0.1;     ///< Of the learning rate, that is left at the end.
   std::uint64_t updates = 250;  ///< Over which the rate falls linearly to it.
   double clip = 0.2;  ///< Of the probability ratio.

@@ -14,7 +14,7 @@ void add_shared(CLI::App& app, SharedOptions& options) {
   app.add_option("--device", options.device, "cpu, cuda or cuda:N");
   app.add_option("--size", options.size, "Of the model")
       ->check(CLI::IsMember({"tiny", "small", "medium"}));
-  app.add_option("--digits", options.digits, "Of the operands")->check(CLI::Range(1, 4));
+  app.add_option("--digits", options.digits, "Of the operands")->check(CLI::Range(2, 4));
   app.add_option("--seed", options.seed, "Seed of the weights, the problems and the samples");
   rl_loop::add_seconds(app, "--idle-limit", options.idle_limit,
                        "Seconds to await the other side");

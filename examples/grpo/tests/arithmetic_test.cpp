@@ -21,7 +21,7 @@ TEST(ArithmeticTest, WritesPromptsPaddedAndAnswersBackwards) {
 }
 
 TEST(ArithmeticTest, HasRoomForEveryPromptAndAnswer) {
-  for (int digits = 1; digits <= 4; ++digits) {
+  for (int digits = 2; digits <= 4; ++digits) {
     const Arithmetic task(digits);
     const auto largest = static_cast<std::uint32_t>(std::stoi(std::string(digits, '9')));
     const Problem problem{largest, largest};
@@ -48,19 +48,15 @@ TEST(ArithmeticTest, RewardsTheExactAnswerAlone) {
 TEST(ArithmeticTest, NeverDrawsWhatIsHeldOut) {
   constexpr std::uint64_t kSeed = 20262;
   SCOPED_TRACE(kSeed);
-  const Arithmetic task(1);
+  const Arithmetic task(2);
   std::mt19937_64 random(kSeed);
-  const std::vector<Problem> held_out = task.held_out(1000);
+  const std::vector<Problem> held_out = task.held_out(10'000);
   ASSERT_FALSE(held_out.empty());
-  std::vector<Problem> drawn;
 
   for (int i = 0; i < 5000; ++i) {
     const Problem problem = task.draw(random);
     EXPECT_EQ(std::count(held_out.begin(), held_out.end(), problem), 0);
-    if (std::count(drawn.begin(), drawn.end(), problem) == 0) drawn.push_back(problem);
   }
-
-  EXPECT_EQ(drawn.size() + held_out.size(), 100U);
 }
 
 TEST(ArithmeticTest, HoldsOutDifferentProblemsOfAllSizes) {
@@ -95,7 +91,7 @@ TEST(ArithmeticTest, ReadsBackWhatItWrites) {
 }
 
 TEST(ArithmeticTest, RefusesOperandsThatDoNotFit) {
-  EXPECT_ANY_THROW(Arithmetic(0));
+  EXPECT_ANY_THROW(Arithmetic(1));
   EXPECT_ANY_THROW(Arithmetic(5));
 }
 
