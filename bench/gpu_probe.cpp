@@ -131,9 +131,11 @@ class Probe {
     for (const DigestPart& part : parts) in_parts += part.bytes;
     measure("digest_of_399_tensors", in_parts, [&] { check(many->start(parts, streams_[0])); });
     const DigestPart off_8{first_ + 8, bytes_ - 64, 0, 0};
-    measure("digest_aligned_to_8", off_8.bytes, [&] { check(one->start({&off_8, 1}, streams_[0])); });
+    measure("digest_aligned_to_8", off_8.bytes,
+            [&] { check(one->start({&off_8, 1}, streams_[0])); });
     const DigestPart off_2{first_ + 2, bytes_ - 64, 0, 0};
-    measure("digest_aligned_to_2", off_2.bytes, [&] { check(one->start({&off_2, 1}, streams_[0])); });
+    measure("digest_aligned_to_2", off_2.bytes,
+            [&] { check(one->start({&off_2, 1}, streams_[0])); });
     measure("digest_beside_d2h", bytes_, [&] {
       check(one->start({&whole, 1}, streams_[1]));
       check(chunks(host_, first_, bytes_, streams_[0]));

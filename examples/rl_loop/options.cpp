@@ -1,32 +1,10 @@
 #include "options.hpp"
 
-#include <cstdlib>
-
 #include <CLI/CLI.hpp>
 
+#include "flags.hpp"
+
 namespace rl_loop {
-namespace {
-
-CLI::Option* add_seconds(CLI::App& app, const std::string& name, std::chrono::seconds& value,
-                         const std::string& text) {
-  return app
-      .add_option_function<std::int64_t>(
-          name, [&value](std::int64_t count) { value = std::chrono::seconds(count); },
-          text + " [" + std::to_string(value.count()) + "]")
-      ->check(CLI::PositiveNumber);
-}
-
-void parse_or_exit(CLI::App& app, int argc, char** argv) {
-  app.option_defaults()->always_capture_default();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    std::exit(app.exit(error));
-  }
-}
-
-}  // namespace
-
 TrainerOptions parse_trainer_options(int argc, char** argv) {
   TrainerOptions options;
   CLI::App app("Trains CartPole-v1 by PPO; started under torchrun --no-python");

@@ -14,6 +14,7 @@
 
 #include "cartpole.hpp"
 #include "gae.hpp"
+#include "gradients.hpp"
 
 namespace rl_loop {
 namespace {
@@ -120,7 +121,7 @@ PpoStatistics Ppo::update(std::span<const Segment> segments) {
     for (std::int64_t begin = 0; begin + minibatch <= count; begin += minibatch) {
       optimizer_.zero_grad();
       loss(batch, shuffled.narrow(0, begin, minibatch), statistics).backward();
-      average_gradients();
+      average_gradients(parameters_, ranks_);
       torch::nn::utils::clip_grad_norm_(parameters_, options_.max_gradient_norm);
       optimizer_.step();
       ++minibatches;
@@ -132,21 +133,6 @@ PpoStatistics Ppo::update(std::span<const Segment> segments) {
     *mean /= std::max(minibatches, 1);
   }
   return statistics;
-}
-
-void Ppo::average_gradients() {
-  if (ranks_.world_size() == 1) return;
-  const torch::NoGradGuard no_grad;
-  std::vector<torch::Tensor> flat;
-  for (const torch::Tensor& parameter : parameters_) flat.push_back(parameter.grad().flatten());
-  torch::Tensor sum = torch::cat(flat);
-  ranks_.average({sum.data_ptr<float>(), static_cast<std::size_t>(sum.numel())});
-  std::int64_t offset = 0;
-  for (const torch::Tensor& parameter : parameters_) {
-    torch::Tensor gradient = parameter.grad();
-    gradient.copy_(sum.narrow(0, offset, gradient.numel()).view_as(gradient));
-    offset += gradient.numel();
-  }
 }
 
 void Ppo::set_learning_rate() {

@@ -51,7 +51,6 @@ class Ppo {
   struct Batch;
   Batch prepare(std::span<const Segment> segments);
   torch::Tensor loss(const Batch& batch, const torch::Tensor& rows, PpoStatistics& statistics);
-  void average_gradients();
   void set_learning_rate();
 
   PpoOptions options_;

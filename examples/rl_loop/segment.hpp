@@ -6,27 +6,9 @@
 #include <span>
 #include <vector>
 
+#include "weight_tag.hpp"
+
 namespace rl_loop {
-
-/// Which weights: the trainer's run and, within it, the number of the publish point.
-struct WeightTag {
-  std::uint64_t run = 0;
-  std::uint64_t number = 0;
-
-  WeightTag() = default;
-  WeightTag(std::uint64_t run_of, std::uint64_t number_of) : run(run_of), number(number_of) {}
-
-  /// From weightcast::Version, which the plain twin does without.
-  template <class Version>
-  requires requires(const Version& version) {
-    version.run.started_us;
-    version.number;
-  }
-  WeightTag(const Version& version)  // NOLINT(google-explicit-constructor)
-      : run(version.run.started_us), number(version.number) {}
-
-  friend bool operator==(const WeightTag&, const WeightTag&) = default;
-};
 
 /// What one worker saw in `steps` consecutive steps of `environments` environments, all under the
 /// weights of `tag`. Arrays are step-major: element [step][environment], states

@@ -1,81 +1,16 @@
 #include "trajectories.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <iterator>
 #include <utility>
-
-#include <zmq.hpp>
 
 namespace rl_loop {
 namespace {
 
-// A queue of two: more would only hold segments that are stale when they are read.
-constexpr int kQueueLength = 2;
-constexpr std::int64_t kMaxMessageBytes = std::int64_t{64} << 20;
 constexpr std::uint32_t kMaxWorkers = 1024;
 
-bool is_fresh(const WeightTag& tag, const WeightTag& newest) {
-  return tag.run == newest.run && tag.number <= newest.number && tag.number + 1 >= newest.number;
-}
-
 }  // namespace
-
-std::string trajectory_endpoint(const std::string& directory, int rank) {
-  return "ipc://" + directory + "/trajectories-" + std::to_string(rank);
-}
-
-struct SegmentSender::Sockets {
-  zmq::context_t context{1};
-  std::vector<zmq::socket_t> ranks;
-};
-
-SegmentSender::SegmentSender(const std::string& directory, int trainer_ranks)
-    : sockets_(std::make_unique<Sockets>()) {
-  for (int rank = 0; rank < trainer_ranks; ++rank) {
-    zmq::socket_t socket(sockets_->context, zmq::socket_type::push);
-    socket.set(zmq::sockopt::linger, 0);
-    socket.set(zmq::sockopt::sndhwm, kQueueLength);
-    // Without this the socket queues for a rank that does not exist, and turns go to waste.
-    socket.set(zmq::sockopt::immediate, 1);
-    socket.set(zmq::sockopt::reconnect_ivl_max, 500);
-    socket.connect(trajectory_endpoint(directory, rank));
-    sockets_->ranks.push_back(std::move(socket));
-  }
-}
-
-SegmentSender::~SegmentSender() = default;
-
-bool SegmentSender::send(const Segment& segment, Clock::time_point deadline) {
-  const std::vector<std::byte> bytes = encode(segment);
-  auto& ranks = sockets_->ranks;
-  do {
-    for (std::size_t attempt = 0; attempt < ranks.size(); ++attempt) {
-      zmq::socket_t& socket = ranks[next_rank_];
-      // The rank whose turn it is gets a share of the time that is left before it is passed over.
-      socket.set(zmq::sockopt::sndtimeo,
-                 static_cast<int>(remaining(deadline).count() /
-                                  static_cast<std::int64_t>(ranks.size() - attempt)));
-      next_rank_ = (next_rank_ + 1) % ranks.size();
-      if (socket.send(zmq::buffer(bytes), zmq::send_flags::none)) return true;
-    }
-  } while (Clock::now() < deadline);
-  return false;
-}
-
-struct SegmentCollector::Socket {
-  zmq::context_t context{1};
-  zmq::socket_t pull{context, zmq::socket_type::pull};
-};
-
-SegmentCollector::SegmentCollector(const std::string& directory, int rank)
-    : socket_(std::make_unique<Socket>()) {
-  socket_->pull.set(zmq::sockopt::linger, 0);
-  socket_->pull.set(zmq::sockopt::rcvhwm, kQueueLength);
-  socket_->pull.set(zmq::sockopt::maxmsgsize, kMaxMessageBytes);
-  socket_->pull.bind(trajectory_endpoint(directory, rank));
-}
-
-SegmentCollector::~SegmentCollector() = default;
 
 std::size_t SegmentCollector::collect(WeightTag newest, std::size_t wanted,
                                       Clock::time_point deadline) {
@@ -85,13 +20,12 @@ std::size_t SegmentCollector::collect(WeightTag newest, std::size_t wanted,
     // What has already arrived is read even when enough is at hand: it may be newer.
     const bool enough = at_hand_.size() >= wanted;
     const auto wait = enough ? std::chrono::milliseconds(0) : remaining(deadline);
-    zmq::message_t message;
-    socket_->pull.set(zmq::sockopt::rcvtimeo, static_cast<int>(wait.count()));
-    if (!socket_->pull.recv(message, zmq::recv_flags::none)) {
+    const auto message = socket_.receive(wait);
+    if (!message) {
       if (enough || Clock::now() >= deadline) return at_hand_.size();
       continue;
     }
-    auto segment = decode({static_cast<const std::byte*>(message.data()), message.size()});
+    auto segment = decode(*message);
     if (!segment || segment->worker >= kMaxWorkers) {
       ++counts_.malformed;
     } else {

@@ -115,6 +115,12 @@ struct PublisherStatus {
   std::uint64_t drifted = 0;         ///< comparisons in which the ranks' policies differed
   std::uint64_t sent_bytes = 0;      ///< over tcp by this rank
   std::chrono::nanoseconds last_capture{0};  ///< from the point to the end of its copies
+  std::chrono::nanoseconds last_hook{0};     ///< that the last captured point took of the trainer's
+                                             ///< thread, with listing the tensors
+  std::chrono::nanoseconds last_fence{0};    ///< that the last fence() took of it
+  std::uint64_t stream_waits = 0;            ///< captures for which fence() had the trainer's stream
+                                             ///< wait, on a device
+  std::chrono::nanoseconds last_stream_wait{0};  ///< of these the last, by the device's clock
   std::chrono::nanoseconds last_apply{0};    ///< rank 0: from the point to the last APPLIED
   struct Receiver {
     std::string name;
@@ -156,7 +162,10 @@ class WEIGHTCAST_API Publisher {
   void skip(std::string why) noexcept;
 
   /// Waits until the tensors may be written to again, at most `stall`; then the point is given up
-  /// and training goes on. Call it before anything that writes to the tensors.
+  /// and training goes on. Call it before anything that writes to the tensors. Of tensors on a device
+  /// it does not wait: it queues the wait on TensorList::stream of the last point, so what writes to
+  /// them must be on that stream, or behind it; where that wait would outlast `stall`, by the rate
+  /// measured, the point is given up.
   /// @return kDeadline where the point was given up
   Status fence() noexcept;
 

@@ -125,8 +125,9 @@ struct TensorList {
   std::vector<TensorView> tensors;
   /// Keeps every `data` alive until the copies have ended, even if the trainer frees the tensors.
   std::shared_ptr<const void> keep_alive;
-  /// Called once from a worker thread when the copies have ended: false voids the point, because
-  /// a tensor was written to meanwhile. Empty means always unchanged. Must not throw.
+  /// Called once when the copies have ended, from a worker thread, or from fence() where that orders
+  /// them before what the trainer does next: false voids the point, because a tensor was written to
+  /// meanwhile. Empty means always unchanged. Must not throw.
   std::function<bool()> unchanged;
   /// Of tensors on a device (all on the same one): the native handle of the stream (cudaStream_t)
   /// that wrote them last and will write them next; null is the device's default stream.

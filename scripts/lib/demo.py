@@ -10,17 +10,14 @@ Exit status: 0 where everything held; 1 where something did not, named in the cl
 """
 
 import argparse
-import collections
-import json
 import os
 import pathlib
-import re
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import time
+
+import demo_support
+from demo_support import JsonLines, compare_leases, print_table, publish_times, seeds_of
 
 RANKS = 2
 WORKERS = 3
@@ -29,67 +26,10 @@ LEAST_VERSIONS = 60
 LEAST_BY_JOINER = 20
 GOAL = 475.0
 MOST_STALENESS = 1
-APPLIED = re.compile(r"event=version_applied version=(\d+) receivers=(\d+) lost=(\d+) publish_to_applied_us=(-?\d+)")
 
 
-class JsonLines:
-    """Follows a file of JSON lines; a last line without its end is left for the next look."""
-
-    def __init__(self, path):
-        self.path = path
-        self.records = []
-        self._offset = 0
-
-    def update(self):
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        new = [json.loads(line) for line in whole.splitlines() if line]
-        self.records += new
-        return new
-
-
-class Job:
-    """One training run with its workers; ends every process that it started."""
-
-    def __init__(self, options, seed):
-        self.options = options
-        self.seed = seed
-        # Short, because the paths of sockets have little room.
-        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="wc-demo-"))
-        self.logs = options.logs / f"seed-{seed}" if options.logs else self.directory
-        self.logs.mkdir(parents=True, exist_ok=True)
-        for stale in self.logs.glob("*.jsonl"):
-            stale.unlink()
-        self.environment = dict(
-            os.environ,
-            WEIGHTCAST_DIR=str(self.directory / "meet"),
-            WEIGHTCAST_JOB=f"demo-{os.getpid()}",
-            OMP_NUM_THREADS="1",  # two cores are shared by five processes
-        )
-        self.environment.pop("WEIGHTCAST_POLICY", None)
-        # What a user would write into the environment of torchrun and of the workers.
-        for key in ("mode", "transport", "activation"):
-            if value := getattr(options, key):
-                self.environment[f"WEIGHTCAST_{key.upper()}"] = value
-        if options.trace:
-            traces = options.trace.resolve() / f"seed-{seed}"
-            traces.mkdir(parents=True, exist_ok=True)
-            self.environment["WEIGHTCAST_TRACE"] = str(traces / "%n-%p.json")
-        self.processes = {}
-        self.proofs = {}
-
-    def start(self, name, command, **more_environment):
-        log = open(self.logs / f"{name}.log", "wb")
-        self.processes[name] = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=dict(self.environment, **more_environment)
-        )
-        log.close()
+class Job(demo_support.Job):
+    """One training run with its workers."""
 
     def start_worker(self, index):
         name = f"worker-{index}"
@@ -103,37 +43,11 @@ class Job:
         )
 
     def start_trainer(self):
-        self.start(
-            "trainer",
-            [sys.executable, "-m", "torch.distributed.run", "--no-python", "--standalone"]
-            + ["--nproc-per-node", str(RANKS), str(self.options.binaries / "trainer")]
-            + ["--directory", str(self.directory), "--seed", str(self.seed)]
+        self.start_torchrun(
+            RANKS,
+            [str(self.options.binaries / "trainer"), "--directory", str(self.directory), "--seed", str(self.seed)]
             + ["--metrics", str(self.logs / "metrics.jsonl"), "--proof", str(self.logs / "trainer.jsonl")],
-            WEIGHTCAST_LOG="debug",
         )
-
-    def end(self):
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.terminate()
-        for process in self.processes.values():
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def publish_times(log, seen):
-    """Microseconds from publish point to the last receiver's APPLIED, by version."""
-    try:
-        text = log.read_text(errors="replace")
-    except FileNotFoundError:
-        return seen
-    for match in APPLIED.finditer(text):
-        seen[int(match[1])] = int(match[4])
-    return seen
 
 
 def follow(job):
@@ -179,10 +93,7 @@ def follow(job):
         time.sleep(0.1)
     seconds = time.monotonic() - started
     status = job.processes["trainer"].poll()
-    for name, process in job.processes.items():
-        if process.poll() is None:
-            process.terminate()
-            process.wait(timeout=10)
+    job.stop()
     published.update()
     metrics.update()
     for proof in job.proofs.values():
@@ -193,38 +104,21 @@ def follow(job):
 def judge(job, metrics, published, times, status, seconds):
     """Compares what workers served with what the trainer had; returns the failures and a row."""
     failures = []
-    truth = {(r["run"], r["version"]): r["hash"] for r in published}
-    moments = sorted((r["monotonic_ns"], r["version"]) for r in published)
-    leases = wrong = changed = unknown = 0
-    worst = 0
-    by_staleness = collections.Counter()
-    versions_by = collections.defaultdict(set)
-    for name, proof in job.proofs.items():
-        for record in proof.records:
-            leases += 1
-            versions_by[name].add(record["version"])
-            expected = truth.get((record["run"], record["version"]))
-            unknown += expected is None
-            wrong += expected is not None and record["hash_start"] != expected
-            changed += record["hash_end"] != record["hash_start"]
-            asked = record["acquire_ns"]
-            behind = sum(1 for at, version in moments if at <= asked and version > record["version"])
-            by_staleness[behind] += 1
-            worst = max(worst, behind)
+    leases = compare_leases(job.proofs, published)
     joiner = f"worker-{WORKERS}"
     best = metrics[-1]["mean_return"] if metrics else 0.0
     checks = [
         (status == 0, f"the trainer ended with status {status}"),
         (best >= GOAL, f"mean return {best:.1f} is below {GOAL}"),
         (len(published) >= LEAST_VERSIONS, f"{len(published)} versions, fewer than {LEAST_VERSIONS}"),
-        (leases > 0, "no worker has served anything"),
-        (unknown == 0, f"{unknown} leases on versions that the trainer never published"),
-        (wrong == 0, f"{wrong} leases whose bits were not the trainer's"),
-        (changed == 0, f"{changed} leases whose bits changed while they were held"),
-        (worst <= MOST_STALENESS, f"staleness at acquire() reached {worst} versions"),
+        (leases.count > 0, "no worker has served anything"),
+        (leases.unknown == 0, f"{leases.unknown} leases on versions that the trainer never published"),
+        (leases.wrong == 0, f"{leases.wrong} leases whose bits were not the trainer's"),
+        (leases.changed == 0, f"{leases.changed} leases whose bits changed while they were held"),
+        (leases.worst <= MOST_STALENESS, f"staleness at acquire() reached {leases.worst} versions"),
         (
-            len(versions_by[joiner]) >= LEAST_BY_JOINER,
-            f"the worker that joined served {len(versions_by[joiner])} versions, fewer than {LEAST_BY_JOINER}",
+            len(leases.versions_by[joiner]) >= LEAST_BY_JOINER,
+            f"the worker that joined served {len(leases.versions_by[joiner])} versions, fewer than {LEAST_BY_JOINER}",
         ),
         (seconds <= job.options.time_limit, f"took {seconds:.0f} s, longer than {job.options.time_limit} s"),
     ]
@@ -234,12 +128,12 @@ def judge(job, metrics, published, times, status, seconds):
         "seed": job.seed,
         "return": round(best, 1),
         "versions": len(published),
-        "leases": leases,
-        "equal": leases - wrong - unknown,
-        "at 0": by_staleness[0],
-        "at 1": by_staleness[1],
-        "worst": worst,
-        "joiner": len(versions_by[joiner]),
+        "leases": leases.count,
+        "equal": leases.count - leases.wrong - leases.unknown,
+        "at 0": leases.by_staleness[0],
+        "at 1": leases.by_staleness[1],
+        "worst": leases.worst,
+        "joiner": len(leases.versions_by[joiner]),
         "publish ms": round(ordered[len(ordered) // 2] / 1000, 2) if ordered else "-",
         "seconds": round(seconds, 1),
         "result": "ok" if not failures else "FAILED",
@@ -247,33 +141,12 @@ def judge(job, metrics, published, times, status, seconds):
     return failures, row
 
 
-def print_table(rows):
-    widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
-    print("  ".join(key.rjust(width) for key, width in widths.items()))
-    for row in rows:
-        print("  ".join(str(row[key]).rjust(width) for key, width in widths.items()))
-
-
-def seeds_of(text):
-    seeds = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        seeds += range(int(first), int(last) + 1) if dash else [int(first)]
-    return seeds
-
-
 def main():
     parser = argparse.ArgumentParser(prog="demo.sh", description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--build", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--seeds", type=seeds_of, default=[1], metavar="LIST", help="such as 1 or 1-5 or 2,4 (default 1)")
     parser.add_argument("--time-limit", type=float, default=300, metavar="S", help="seconds a seed (default 300)")
-    parser.add_argument("--mode", choices=["broadcast", "p2p"], help="how versions go to the workers (default broadcast)")
-    parser.add_argument("--transport", choices=["auto", "shm", "tcp"], help="how bytes travel (default auto)")
-    parser.add_argument(
-        "--activation", choices=["auto", "view", "flip", "staged", "serial"], help="how workers take versions in (default auto)"
-    )
-    parser.add_argument("--logs", type=pathlib.Path, help="keep the logs and the proofs in this folder")
-    parser.add_argument("--trace", type=pathlib.Path, metavar="DIR", help="traces of all processes go there (docs/tracing.md)")
+    demo_support.add_options(parser)
     options = parser.parse_args()
     options.binaries = options.build / "examples" / "rl_loop"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
@@ -282,7 +155,7 @@ def main():
     failed = False
     for seed in options.seeds:
         print(f"seed {seed}: {RANKS} trainer ranks, {WORKERS} rollout workers", flush=True)
-        job = Job(options, seed)
+        job = Job(options, seed, "demo")
         try:
             for index in range(WORKERS):
                 job.start_worker(index)

@@ -212,9 +212,9 @@ class RuntimeCuda : public Cuda {
     if (!on.status()) return on.status();
     const cudaError_t error = cudaEventQuery(native_event(event));
     if (error == cudaSuccess) return true;
-    Status status = cuda_status("cudaEventQuery", error);
-    if (error == cudaErrorNotReady) return false;
-    return status;
+    if (error != cudaErrorNotReady) return cuda_status("cudaEventQuery", error);
+    static_cast<void>(cudaGetLastError());
+    return false;
   }
 
   Status wait(int device, Stream stream, Event event) override {

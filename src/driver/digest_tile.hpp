@@ -198,7 +198,8 @@ WEIGHTCAST_ANYWHERE void add_tile(DigestSum& sum, const DigestEntry& entry, std:
   if (rest != 0 && thread == 0) {
     std::uint64_t word = 0;
     for (std::uint32_t i = 0; i < rest; ++i) {
-      word |= static_cast<std::uint64_t>(data[8 * static_cast<std::uint64_t>(words) + i]) << (8 * i);
+      const unsigned char byte = data[8 * static_cast<std::uint64_t>(words) + i];
+      word |= static_cast<std::uint64_t>(byte) << (8 * i);
     }
     tile::mix(sum, word, (first + words + 1) * tile::kStep);
   }

@@ -49,7 +49,8 @@ struct Move<Same, Same> {
 };
 
 template <class To, class From>
-__global__ void __launch_bounds__(kThreads) gather_tiles(const __grid_constant__ GatherBatch batch) {
+__global__ void __launch_bounds__(kThreads)
+    gather_tiles(const __grid_constant__ GatherBatch batch) {
   std::int32_t e = batch.count - 1;
   while (batch.entries[e].first_tile > blockIdx.x) --e;
   const GatherEntry& entry = batch.entries[e];

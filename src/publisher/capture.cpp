@@ -71,65 +71,6 @@ Status copy_chunk(const Chunk& chunk, std::byte* scratch, base::Digest& sum) {
   return Status::ok();
 }
 
-Status refuse(const TensorView& tensor, const std::string& what) {
-  return {Code::kInvalid, "tensor '" + tensor.info.name + "': " + what};
-}
-
-// Whether a tensor can be published as `published` at all; the copies cannot fail after this.
-Status check_tensor(const TensorView& tensor, const TensorInfo& published) {
-  const TensorInfo& info = tensor.info;
-  if (info.shape != published.shape) {
-    return refuse(tensor, "expected the shape that was planned; publish again with a new plan");
-  }
-  const bool castable = dtype_is_floating(info.dtype) && dtype_is_floating(published.dtype);
-  if (dtype_size(published.dtype) == 0 || (info.dtype != published.dtype && !castable)) {
-    return refuse(tensor, "cannot be cast from " + std::string(dtype_name(info.dtype)) + " to " +
-                              std::string(dtype_name(published.dtype)) +
-                              "; publish it as it is, only floating tensors are cast");
-  }
-  if (!tensor.strides.empty() && tensor.strides.size() != info.shape.size()) {
-    return refuse(tensor, "expected a stride for each of " + std::to_string(info.shape.size()) +
-                              " dimensions, got " + std::to_string(tensor.strides.size()));
-  }
-  if (tensor.data == nullptr && info.elements() != 0) {
-    return refuse(tensor, "expected the address of its " + std::to_string(info.bytes()) +
-                              " bytes, got null");
-  }
-  return Status::ok();
-}
-
-// Whether every rank should have the same bytes of it. Buffers are each rank's own (BatchNorm
-// statistics differ where the data does), and so are boxes of a sharded tensor.
-bool is_compared(const TensorInfo& published) { return !published.buffer && !published.is_box(); }
-
-Status check_request(const CaptureRequest& request) {
-  const auto& tensors = request.list.tensors;
-  if (request.published.size() != tensors.size()) {
-    return {Code::kInvalid, "expected " + std::to_string(tensors.size()) +
-                                " published tensors, one for each tensor of the list, got " +
-                                std::to_string(request.published.size())};
-  }
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    if (Status s = check_tensor(tensors[i], request.published[i]); !s) return s;
-  }
-  for (const auto& item : request.layout.items) {
-    if (item.tensor >= tensors.size()) {
-      return {Code::kInvalid, "expected a layout of " + std::to_string(tensors.size()) +
-                                  " tensors, got tensor number " + std::to_string(item.tensor)};
-    }
-    const std::uint64_t bytes = request.published[item.tensor].bytes();
-    if (item.offset % plan::kAlignment != 0 || item.offset > request.payload.size() ||
-        bytes > request.payload.size() - item.offset) {
-      return refuse(tensors[item.tensor],
-                    "expected " + std::to_string(bytes) + " bytes at a multiple of " +
-                        std::to_string(plan::kAlignment) + " inside the slot's " +
-                        std::to_string(request.payload.size()) + " bytes, got offset " +
-                        std::to_string(item.offset) + "; raise the slot's size");
-    }
-  }
-  return Status::ok();
-}
-
 }  // namespace
 
 struct CapturePool::Impl {
@@ -256,29 +197,15 @@ void CapturePool::Impl::finish() {
     result.status = std::exchange(failure, Status::ok());
   }
 
-  bool unchanged = true;
-  if (ended.list.unchanged) {
-    try {
-      unchanged = ended.list.unchanged();
-    } catch (...) {
-      unchanged = false;
-    }
+  if (const Status unchanged = check_unchanged(ended.list); result.status.is_ok()) {
+    result.status = unchanged;
   }
-  if (result.status.is_ok() && !unchanged) {
-    result.status = {Code::kStale,
-                     "a tensor was written to while it was being copied; wait with fence() "
-                     "before changing the weights"};
+  std::vector<base::Digest> totals(ended.layout.items.size() + 1);
+  for (std::size_t i = 0; i < totals.size(); ++i) {
+    totals[i] = {sums[i].a.load(std::memory_order_relaxed),
+                 sums[i].b.load(std::memory_order_relaxed)};
   }
-  const std::size_t items = ended.layout.items.size();
-  result.digests.reserve(items);
-  for (std::size_t i = 0; i <= items; ++i) {
-    const base::Digest digest{sums[i].a.load(std::memory_order_relaxed),
-                              sums[i].b.load(std::memory_order_relaxed)};
-    if (i < items) result.digests.push_back(digest);
-    if (!ended.whole_policy_digest) continue;
-    if (i < items && !is_compared(ended.published[ended.layout.items[i].tensor])) continue;
-    result.policy_digest += digest;
-  }
+  fill_digests(ended, totals, result);
   if (call) {
     try {
       call(std::move(result));
@@ -375,7 +302,7 @@ CapturePool::~CapturePool() {
   for (std::thread& worker : impl_->workers) worker.join();
 }
 
-Status CapturePool::start(CaptureRequest request, std::function<void(CaptureResult)> done) {
+Status CapturePool::start(CaptureRequest request, Done done) {
   Impl& impl = *impl_;
   if (Status s = check_request(request); !s) return s;
   std::unique_lock lock(impl.mutex);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <span>
 #include <utility>
 
 #include "base/config.hpp"
@@ -13,11 +14,12 @@
 #include "base/log.hpp"
 #include "base/trace.hpp"
 #include "base/trace_use.hpp"
-#include "plan/shares.hpp"
-#include "publisher/capture.hpp"
+#include "publisher/capture_plan.hpp"
+#include "publisher/capturer.hpp"
 #include "publisher/control_loop.hpp"
 #include "publisher/data_server.hpp"
 #include "publisher/options.hpp"
+#include "publisher/slot_memory.hpp"
 #include "staging/object_name.hpp"
 #include "staging/slab.hpp"
 #include "staging/sweep.hpp"
@@ -27,6 +29,7 @@ namespace weightcast {
 namespace {
 
 using protocol::PointDecision;
+using publisher::CapturePlan;
 
 class SlabLocks final : public protocol::SlotLocks {
  public:
@@ -37,37 +40,6 @@ class SlabLocks final : public protocol::SlotLocks {
  private:
   staging::Slab& slab_;
 };
-
-/// What this rank captures, for as long as the tensors stay the same.
-struct CapturePlan {
-  std::vector<TensorInfo> tensors;    ///< as the trainer holds them
-  std::vector<TensorInfo> published;  ///< as they are published
-  plan::ShareLayout share;
-  std::uint64_t fingerprint = 0;
-};
-
-CapturePlan make_layout(const TensorList& list, const PublisherOptions& options) {
-  CapturePlan layout;
-  layout.tensors.reserve(list.tensors.size());
-  for (const TensorView& tensor : list.tensors) {
-    layout.tensors.push_back(tensor.info);
-    layout.published.push_back(tensor.info);
-    if (options.dtype && dtype_is_floating(tensor.info.dtype)) {
-      layout.published.back().dtype = *options.dtype;
-    }
-  }
-  layout.share = plan::own_share(layout.published, options.rank, options.world_size);
-  layout.fingerprint = plan::layout_fingerprint(layout.published);
-  return layout;
-}
-
-bool same_tensors(const CapturePlan& layout, const TensorList& list) {
-  if (layout.tensors.size() != list.tensors.size()) return false;
-  for (std::size_t i = 0; i < list.tensors.size(); ++i) {
-    if (layout.tensors[i] != list.tensors[i].info) return false;
-  }
-  return true;
-}
 
 /// Lists the tensors, whatever the user's code throws.
 Status call_lister(const Publisher::Lister& lister, TensorList& list) noexcept {
@@ -84,16 +56,16 @@ Status call_lister(const Publisher::Lister& lister, TensorList& list) noexcept {
 
 class Publisher::Impl {
  public:
-  Impl(PublisherOptions options, base::TraceUse trace, std::unique_ptr<staging::Slab> slab,
-       CapturePlan layout)
+  Impl(PublisherOptions options, base::TraceUse trace,
+       std::unique_ptr<publisher::SlotMemory> memory, CapturePlan layout)
       : options_(std::move(options)),
         trace_(std::move(trace)),
-        slab_(std::move(slab)),
-        locks_(*slab_),
+        memory_(std::move(memory)),
+        locks_(memory_->slab()),
         layout_(std::make_shared<const CapturePlan>(std::move(layout))) {}
 
   ~Impl() {
-    pool_.reset();  // no capture ends after this
+    capturer_.reset();  // no capture ends after this
     loop_.reset();
     data_server_ = {};  // it holds slots of the slab
   }
@@ -109,7 +81,11 @@ class Publisher::Impl {
 
  private:
   PointResult capture(const PointDecision& decision, const Lister& lister);
-  PointResult give_up(const PointDecision& decision, const std::string& why);
+  PointResult give_up(const PointDecision& decision, const std::string& why, bool is_news = true);
+  publisher::CaptureRequest request_of(TensorList list, std::uint32_t slot);
+  plan::Share share_of(std::uint32_t slot, std::uint64_t generation, const CapturePlan& layout,
+                       std::span<const base::Digest> digests) const;
+  void begun(std::uint32_t slot, std::uint64_t generation, const CapturePlan& layout);
   void captured(const PointDecision& decision, std::uint64_t generation,
                 const std::shared_ptr<const CapturePlan>& layout, Clock::time_point at,
                 publisher::CaptureResult result);
@@ -118,12 +94,12 @@ class Publisher::Impl {
 
   const PublisherOptions options_;
   const base::TraceUse trace_;  ///< ends after all that has spans
-  std::unique_ptr<staging::Slab> slab_;
+  std::unique_ptr<publisher::SlotMemory> memory_;
   SlabLocks locks_;
   publisher::DataServer data_server_;
   const std::string host_ = base::host_identity();
   std::unique_ptr<publisher::ControlLoop> loop_;
-  std::unique_ptr<publisher::CapturePool> pool_;
+  std::unique_ptr<publisher::Capturer> capturer_;
   std::shared_ptr<const CapturePlan> layout_;  ///< the trainer's thread alone
   base::RateLimit stall_warning_{std::chrono::seconds(10)};
   base::RateLimit void_warning_{std::chrono::seconds(10)};
@@ -133,6 +109,8 @@ class Publisher::Impl {
   std::atomic<std::uint64_t> coalesced_{0};
   std::atomic<std::uint64_t> voided_{0};
   std::atomic<std::int64_t> last_capture_ns_{0};
+  std::atomic<std::int64_t> last_hook_ns_{0};
+  std::atomic<std::int64_t> last_fence_ns_{0};
 };
 
 Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions options,
@@ -143,7 +121,7 @@ Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions 
   if (!trace) return trace.status();
   TensorList list;
   if (Status status = call_lister(lister, list); !status) return status;
-  CapturePlan layout = make_layout(list, options);
+  CapturePlan layout = publisher::make_capture_plan(list, options);
   if (Status status = plan::check_boxes(layout.tensors); !status) return status;
   if (options.slot_bytes == 0) {
     // Room for small changes of the model: all memory is taken now, none later.
@@ -164,25 +142,23 @@ Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions 
   const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
   const auto incarnation = static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::microseconds>(since_epoch).count());
-  staging::SlabOptions slab_options;
-  slab_options.owner = {options.job, options.policy,
-                        Run{incarnation, static_cast<std::uint32_t>(::getpid())}, options.rank,
-                        incarnation};
-  slab_options.slots = options.slots;
-  slab_options.slot_bytes = options.slot_bytes;
-  auto slab = staging::Slab::create(slab_options);
-  if (!slab) return slab.status();
+  const staging::ObjectOwner owner{options.job, options.policy,
+                                   Run{incarnation, static_cast<std::uint32_t>(::getpid())},
+                                   options.rank, incarnation};
+  auto memory = publisher::SlotMemory::open(options, owner, list);
+  if (!memory) return memory.status();
 
-  auto impl = std::make_unique<Impl>(std::move(options), std::move(*trace), std::move(*slab),
+  auto impl = std::make_unique<Impl>(std::move(options), std::move(*trace), std::move(*memory),
                                      std::move(layout));
-  publisher::CaptureOptions capture_options;
-  capture_options.threads = impl->options_.copy_threads;
-  capture_options.inline_bytes = impl->options_.inline_bytes;
-  impl->pool_ = std::make_unique<publisher::CapturePool>(capture_options);
-  auto data_server = publisher::DataServer::start(
-      impl->options_, *place, staging::owner_prefix(slab_options.owner) + ".");
-  if (!data_server) return data_server.status();
-  impl->data_server_ = std::move(*data_server);
+  auto capturer = impl->memory_->make_capturer(impl->options_, impl->request_of(std::move(list), 0));
+  if (!capturer) return capturer.status();
+  impl->capturer_ = std::move(*capturer);
+  if (!impl->memory_->is_on_device()) {
+    auto data_server = publisher::DataServer::start(impl->options_, *place,
+                                                    staging::owner_prefix(owner) + ".");
+    if (!data_server) return data_server.status();
+    impl->data_server_ = std::move(*data_server);
+  }
   auto loop = publisher::ControlLoop::start(impl->options_, *place, incarnation, impl->locks_);
   if (!loop) return loop.status();
   impl->loop_ = std::move(*loop);
@@ -216,36 +192,52 @@ PointResult Publisher::Impl::capture(const PointDecision& decision, const Lister
     return give_up(decision, status.message());
   }
   if (Status status = use_layout_of(list); !status) return give_up(decision, status.message());
-  if (!pool_->wait(at + options_.stall)) {
+  if (!capturer_->wait(at + options_.stall)) {
     return give_up(decision, "the copies of an earlier point have not ended");
   }
   stalled_ = false;
   base::failpoint("trainer.granted", decision.point);
-  const std::uint64_t generation = slab_->begin_write(decision.slot);
-  publisher::CaptureRequest request;
-  request.list = std::move(list);
-  request.published = layout_->published;
-  request.layout = layout_->share;
-  request.payload = slab_->payload(decision.slot);
+  const std::uint64_t generation = memory_->slab().begin_write(decision.slot);
+  publisher::CaptureRequest request = request_of(std::move(list), decision.slot);
   request.whole_policy_digest = decision.compare;
   request.version = decision.point;
-  Status status = pool_->start(
+  request.begun = [this, slot = decision.slot, generation, layout = layout_] {
+    begun(slot, generation, *layout);
+  };
+  request.written = [this, slot = decision.slot](std::uint64_t bytes) {
+    memory_->slab().set_written(slot, bytes);
+  };
+  Status status = capturer_->start(
       std::move(request),
       [this, decision, generation, layout = layout_, at](publisher::CaptureResult result) {
         captured(decision, generation, layout, at, std::move(result));
       });
-  if (!status) return give_up(decision, status.message());
+  if (!status) {
+    // A lost device has been said once.
+    return give_up(decision, status.message(), status.code() != Code::kUnavailable);
+  }
   base::failpoint("trainer.copying", decision.point);
   ++captured_;
+  last_hook_ns_ = (Clock::now() - at).count();
   return {PointResult::Kind::kCaptured, decision.point, {}};
 }
 
-PointResult Publisher::Impl::give_up(const PointDecision& decision, const std::string& why) {
+publisher::CaptureRequest Publisher::Impl::request_of(TensorList list, std::uint32_t slot) {
+  publisher::CaptureRequest request;
+  request.list = std::move(list);
+  request.published = layout_->published;
+  request.layout = layout_->share;
+  request.payload = memory_->payload(slot);
+  return request;
+}
+
+PointResult Publisher::Impl::give_up(const PointDecision& decision, const std::string& why,
+                                     bool is_news) {
   ++voided_;
   loop_->with_source([&](protocol::Source& source, Clock::time_point now) {
     source.capture_failed(now, why);
   });
-  if (void_warning_.allow(Clock::now())) {
+  if (is_news && void_warning_.allow(Clock::now())) {
     base::log(LogLevel::kWarn, "event=point_void policy=" + options_.policy + " point=" +
                                    std::to_string(decision.point) + " why=\"" + why + "\"");
   }
@@ -254,7 +246,7 @@ PointResult Publisher::Impl::give_up(const PointDecision& decision, const std::s
 
 Status Publisher::Impl::use_layout_of(const TensorList& list) {
   if (same_tensors(*layout_, list)) return Status::ok();
-  CapturePlan layout = make_layout(list, options_);
+  CapturePlan layout = publisher::make_capture_plan(list, options_);
   if (Status status = plan::check_boxes(layout.tensors); !status) return status;
   if (layout.share.payload_bytes > options_.slot_bytes) {
     return Status(Code::kExhausted,
@@ -267,12 +259,35 @@ Status Publisher::Impl::use_layout_of(const TensorList& list) {
   return Status::ok();
 }
 
+plan::Share Publisher::Impl::share_of(std::uint32_t slot, std::uint64_t generation,
+                                      const CapturePlan& layout,
+                                      std::span<const base::Digest> digests) const {
+  plan::Share share;
+  share.rank = options_.rank;
+  share.generation = generation;
+  share.host = host_;
+  share.endpoint = data_server_.endpoint();
+  memory_->place(slot, share);
+  publisher::fill_entries(layout, digests, share);
+  return share;
+}
+
+/// Lets engines read behind the writer; their digests come with the seal.
+void Publisher::Impl::begun(std::uint32_t slot, std::uint64_t generation,
+                            const CapturePlan& layout) {
+  plan::Share share = share_of(slot, generation, layout, {});
+  loop_->with_source([&](protocol::Source& source, Clock::time_point) {
+    source.capture_begun(std::move(share));
+  });
+}
+
 void Publisher::Impl::captured(const PointDecision& decision, std::uint64_t generation,
                                const std::shared_ptr<const CapturePlan>& layout, Clock::time_point at,
                                publisher::CaptureResult result) {
   if (!result.status) {
     ++voided_;
-    const std::string why = stalled_ ? "stall: the next step came before the copies had ended"
+    const bool is_stall = stalled_ && result.status.code() == Code::kCancelled;
+    const std::string why = is_stall ? "stall: the next step came before the copies had ended"
                                      : result.status.message();
     loop_->with_source([&](protocol::Source& source, Clock::time_point now) {
       source.capture_failed(now, why);
@@ -284,21 +299,10 @@ void Publisher::Impl::captured(const PointDecision& decision, std::uint64_t gene
                                .bytes = static_cast<std::int64_t>(layout->share.payload_bytes),
                                .rank = options_.rank});
   last_capture_ns_ = result.busy.count();
-  slab_->seal(decision.slot, Version{decision.run, decision.point}, layout->share.payload_bytes);
+  memory_->slab().seal(decision.slot, Version{decision.run, decision.point}, layout->share.payload_bytes);
   protocol::Sealed sealed;
   sealed.layout_fingerprint = layout->fingerprint;
-  sealed.share.rank = options_.rank;
-  sealed.share.object = slab_->object_name(decision.slot);
-  sealed.share.generation = generation;
-  sealed.share.host = host_;
-  sealed.share.endpoint = data_server_.endpoint();
-  sealed.share.payload_bytes = layout->share.payload_bytes;
-  sealed.share.entries.reserve(layout->share.items.size());
-  for (std::size_t i = 0; i < layout->share.items.size(); ++i) {
-    const auto& item = layout->share.items[i];
-    sealed.share.entries.push_back(
-        {layout->published[item.tensor], item.offset, result.digests[i]});
-  }
+  sealed.share = share_of(decision.slot, generation, *layout, result.digests);
   sealed.has_policy_digest = decision.compare;
   sealed.policy_digest = result.policy_digest;
   sealed.captured_at_ns = at.time_since_epoch().count();
@@ -318,10 +322,13 @@ Status Publisher::Impl::fence(Deadline deadline) {
   const bool useless = loop_->with_source(
       [](protocol::Source& source, Clock::time_point) { return source.wants_cancel(); });
   const base::TraceScope span("fence", useless ? "give up" : "wait for copies");
-  if (!useless && pool_->wait(deadline)) return Status::ok();
+  const auto began = Clock::now();
+  const bool is_free = !useless && capturer_->fence(deadline);
+  last_fence_ns_ = (Clock::now() - began).count();
+  if (is_free) return Status::ok();
   stalled_ = !useless;
   // The copies may have ended just now: then the point stands, and the tensors are free.
-  const bool given_up = pool_->cancel();
+  const bool given_up = capturer_->cancel();
   if (useless || !given_up) return Status::ok();
   const auto stall_ms = std::chrono::duration_cast<std::chrono::milliseconds>(options_.stall);
   const std::string what =
@@ -341,7 +348,7 @@ Result<Verdict> Publisher::Impl::flush(Deadline deadline, const Lister& lister) 
                                        (blocked.empty() ? "" : " (" + blocked + ")"));
   };
   for (;;) {
-    if (!pool_->wait(deadline)) return overdue("the copies ran");
+    if (!capturer_->wait(deadline)) return overdue("the copies ran");
     bool asked = false;
     Run run;
     loop_->with_source([&](protocol::Source& source, Clock::time_point now) {
@@ -409,6 +416,11 @@ PublisherStatus Publisher::Impl::status() const {
   status.coalesced = coalesced_;
   status.voided = voided_;
   status.last_capture = std::chrono::nanoseconds(last_capture_ns_);
+  status.last_hook = std::chrono::nanoseconds(last_hook_ns_);
+  status.last_fence = std::chrono::nanoseconds(last_fence_ns_);
+  const publisher::Capturer::StreamWaits waits = capturer_->stream_waits();
+  status.stream_waits = waits.count;
+  status.last_stream_wait = waits.last;
   status.refused_messages += loop_->refused_messages();
   const publisher::CoordinatorView view = loop_->view();
   status.refused_messages +=

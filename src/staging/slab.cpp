@@ -149,7 +149,7 @@ Slab::Impl::~Impl() {
 }
 
 Status Slab::Impl::make() {
-  const std::uint64_t bytes = options.slots * object_bytes(options.slot_bytes);
+  const std::uint64_t bytes = options.slots * object_bytes(options.slot_bytes, options.payload_in_slots);
   if (Status room = check_memory_room(measure_memory_room(), bytes); !room) return room;
 
   prefix = owner_prefix(options.owner);
@@ -179,7 +179,7 @@ Status Slab::Impl::make_slot(std::uint32_t index) {
 /// Memory first, mapping second: a page that is mapped but not reserved is a SIGBUS when it is
 /// touched and none is left.
 Status Slab::Impl::reserve(Slot& slot, std::atomic<bool>& give_up) {
-  const std::uint64_t total = object_bytes(options.slot_bytes);
+  const std::uint64_t total = object_bytes(options.slot_bytes, options.payload_in_slots);
   const int fd = descriptor(slot.object);
   for (std::uint64_t at = 0; at < total;) {
     if (give_up.load()) return Status::ok();
@@ -199,6 +199,7 @@ Status Slab::Impl::reserve(Slot& slot, std::atomic<bool>& give_up) {
   SlotHeader& header = slot.header();
   header.format = kSlotFormat;
   header.capacity = options.slot_bytes;
+  header.payload_here = options.payload_in_slots ? 1 : 0;
   store(header.magic, kSlotMagic);
   return Status::ok();
 }
@@ -250,6 +251,7 @@ const std::string& Slab::object_name(std::uint32_t slot) const noexcept {
 }
 
 std::span<std::byte> Slab::payload(std::uint32_t slot) noexcept {
+  if (!impl_->options.payload_in_slots) return {};
   return impl_->slots[slot].bytes().subspan(header_bytes(), impl_->options.slot_bytes);
 }
 
@@ -264,9 +266,14 @@ void Slab::unlock(std::uint32_t slot) noexcept {
 std::uint64_t Slab::begin_write(std::uint32_t slot) noexcept {
   SlotHeader& header = impl_->slots[slot].header();
   store(header.state, static_cast<std::uint64_t>(SlotState::kWriting));
+  store(header.written, 0);
   const std::uint64_t generation = header.generation + 1;
   store(header.generation, generation);
   return generation;
+}
+
+void Slab::set_written(std::uint32_t slot, std::uint64_t bytes) noexcept {
+  store(impl_->slots[slot].header().written, bytes);
 }
 
 void Slab::seal(std::uint32_t slot, const Version& version, std::uint64_t payload_bytes) noexcept {
@@ -275,6 +282,7 @@ void Slab::seal(std::uint32_t slot, const Version& version, std::uint64_t payloa
   store(header.run_tie, version.run.tie);
   store(header.number, version.number);
   store(header.payload_bytes, payload_bytes);
+  store(header.written, payload_bytes);
   store(header.state, static_cast<std::uint64_t>(SlotState::kSealed));
 }
 

@@ -25,6 +25,8 @@ struct SlabOptions {
   ObjectOwner owner;
   std::uint32_t slots = 4;
   std::uint64_t slot_bytes = 0;  ///< payload capacity of each slot
+  bool payload_in_slots = true;  ///< false: the payloads lie in a device's memory (device_slab.hpp);
+                                 ///< a slot is its header and its lock
 };
 
 /// Owner of the slots. All memory is created with owner-only permissions, reserved and touched by
@@ -44,6 +46,7 @@ class Slab {
   std::uint32_t slots() const noexcept;
   std::uint64_t slot_bytes() const noexcept;
   const std::string& object_name(std::uint32_t slot) const noexcept;
+  /// Empty where the payloads lie elsewhere. Begins and ends at a page's border of the mapping.
   std::span<std::byte> payload(std::uint32_t slot) noexcept;
 
   /// Takes the slot's exclusive lock without waiting; false while any reader holds it.
@@ -54,6 +57,10 @@ class Slab {
   /// Marks the slot as being written and counts its generation up. Needs the exclusive lock.
   /// @return the new generation
   std::uint64_t begin_write(std::uint32_t slot) noexcept;
+  /// Says that the payload's first `bytes` bytes are final for this generation: readers may take them
+  /// before the slot is sealed (SlotReader::written). Call it after the bytes are there, and never
+  /// with less than before. Any thread.
+  void set_written(std::uint32_t slot, std::uint64_t bytes) noexcept;
   /// Marks the slot as holding `version` of the generation that begin_write gave. Needs the
   /// exclusive lock; after it the lock may be dropped and readers may come.
   void seal(std::uint32_t slot, const Version& version, std::uint64_t payload_bytes) noexcept;

@@ -1,4 +1,5 @@
-// What lies in a slot: one header page, then the payload. Both ends run on one host, so words are
+// What lies in a slot: one header page, then the payload (or none, where that is in the memory of a
+// device and the slot is but its header and lock). Both ends run on one host, so words are
 // in its byte order and the header has the size of its pages.
 #pragma once
 
@@ -20,7 +21,8 @@ enum class SlotState : std::uint64_t { kEmpty = 0, kWriting = 1, kSealed = 2 };
 
 /// The owner stores words through its mapping, under the exclusive lock; readers pread a copy under
 /// the shared lock. The state goes to kWriting before any other word changes and to kSealed after
-/// all have, so an owner that is killed in between leaves a slot that nobody accepts.
+/// all have, so an owner that is killed in between leaves a slot that nobody accepts. `written` goes
+/// to 0 before the generation changes: who sees one generation before and after it has that one's.
 struct SlotHeader {
   std::uint64_t magic;  ///< written last at creation
   std::uint64_t format;
@@ -31,7 +33,8 @@ struct SlotHeader {
   std::uint64_t run_tie;
   std::uint64_t number;
   std::uint64_t payload_bytes;
-  std::uint64_t written;  ///< while kWriting: bytes from the payload's start that are final
+  std::uint64_t written;  ///< bytes from the payload's start that are final for this generation
+  std::uint64_t payload_here;  ///< 1: the payload follows in this object; 0: it lies in a device
 };
 static_assert(std::is_trivially_copyable_v<SlotHeader>);
 static_assert(std::atomic_ref<std::uint64_t>::is_always_lock_free);
@@ -51,8 +54,8 @@ inline std::uint64_t mapped_bytes(std::uint64_t capacity) noexcept {
 }
 
 /// Bytes of the whole object.
-inline std::uint64_t object_bytes(std::uint64_t capacity) noexcept {
-  return header_bytes() + mapped_bytes(capacity);
+inline std::uint64_t object_bytes(std::uint64_t capacity, bool payload_here = true) noexcept {
+  return header_bytes() + (payload_here ? mapped_bytes(capacity) : 0);
 }
 
 }  // namespace weightcast::staging

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
 #include <utility>
 
 #include "staging/pages.hpp"
@@ -17,6 +18,15 @@ namespace {
 /// instead of a SIGBUS.
 bool read_header(int fd, SlotHeader& out) noexcept {
   return ::pread(fd, &out, sizeof out, 0) == static_cast<ssize_t>(sizeof out);
+}
+
+/// One word of the header.
+std::optional<std::uint64_t> read_word(int fd, std::size_t offset) noexcept {
+  std::uint64_t word = 0;
+  if (::pread(fd, &word, sizeof word, static_cast<off_t>(offset)) != ssize_t{sizeof word}) {
+    return std::nullopt;
+  }
+  return word;
 }
 
 std::string describe(const Version& version, std::uint64_t generation, std::uint64_t bytes) {
@@ -64,21 +74,42 @@ void SlotLock::release() noexcept {
 struct SlotReader::Impl {
   std::string name;
   ShmObject object;
-  ShmRegion region;  ///< the payload's pages, private
+  ShmRegion region;  ///< the payload's pages
+  SlotMapping mapping = SlotMapping::kPrivate;
+  bool payload_here = true;
   std::uint64_t capacity = 0;
 
+  Status map();
   std::span<std::byte> pages() noexcept {
+    if (mapping == SlotMapping::kNone) return {};
     return {static_cast<std::byte*>(region.get_address()), region.get_size()};
   }
 };
 
+Status SlotReader::Impl::map() {
+  if (!payload_here) mapping = SlotMapping::kNone;
+  if (mapping == SlotMapping::kNone) return Status::ok();
+  ShmMode mode = boost::interprocess::copy_on_write;
+  if (mapping == SlotMapping::kShared) mode = boost::interprocess::read_only;
+  if (mapping == SlotMapping::kSharedWritable) mode = boost::interprocess::read_write;
+  Result<ShmRegion> mapped = map_object(object, mode, header_bytes(), mapped_bytes(capacity));
+  if (!mapped) return mapped.status();
+  region = std::move(*mapped);
+  touch_for_reading(pages());
+  return Status::ok();
+}
+
 SlotReader::SlotReader(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 SlotReader::~SlotReader() = default;
 
-Result<std::unique_ptr<SlotReader>> SlotReader::open(const std::string& name) {
+Result<std::unique_ptr<SlotReader>> SlotReader::open(const std::string& name,
+                                                     SlotMapping mapping) {
   auto impl = std::make_unique<Impl>();
   impl->name = name;
-  Result<ShmObject> opened = open_object(name, boost::interprocess::read_only);
+  impl->mapping = mapping;
+  Result<ShmObject> opened =
+      open_object(name, mapping == SlotMapping::kSharedWritable ? boost::interprocess::read_write
+                                                                : boost::interprocess::read_only);
   if (!opened) return opened.status();
   impl->object = std::move(*opened);
 
@@ -97,17 +128,16 @@ Result<std::unique_ptr<SlotReader>> SlotReader::open(const std::string& name) {
   }
   const auto size = static_cast<std::uint64_t>(info.st_size);
   // Compared this way round, a made-up capacity cannot overflow.
-  if (header.capacity > size || object_bytes(header.capacity) != size) {
+  const bool payload_here = header.payload_here != 0;
+  if ((payload_here && header.capacity > size) ||
+      object_bytes(header.capacity, payload_here) != size) {
     return Status(Code::kMismatch, "slot " + name + " says it has room for " +
                                        std::to_string(header.capacity) + " bytes, but has " +
                                        std::to_string(size) + " in all; it was cut or overwritten");
   }
   impl->capacity = header.capacity;
-  Result<ShmRegion> mapped = map_object(impl->object, boost::interprocess::copy_on_write,
-                                        header_bytes(), mapped_bytes(header.capacity));
-  if (!mapped) return mapped.status();
-  impl->region = std::move(*mapped);
-  touch_for_reading(impl->pages());
+  impl->payload_here = payload_here;
+  if (Status mapped = impl->map(); !mapped) return mapped;
   return std::unique_ptr<SlotReader>(new SlotReader(std::move(impl)));
 }
 
@@ -133,7 +163,7 @@ Result<SlotLock> SlotReader::lock(const Version& version, std::uint64_t generati
                                        std::to_string(payload_bytes) + " bytes, but has room for " +
                                        std::to_string(impl_->capacity) + "; it was overwritten");
   }
-  if (!drop_private_copies(impl_->pages())) {
+  if (impl_->mapping == SlotMapping::kPrivate && !drop_private_copies(impl_->pages())) {
     return Status(Code::kInternal, "slot " + impl_->name +
                                        ": the kernel does not give up the pages that this process "
                                        "has written to (madvise: " +
@@ -142,10 +172,25 @@ Result<SlotLock> SlotReader::lock(const Version& version, std::uint64_t generati
   return held;
 }
 
+std::optional<std::uint64_t> SlotReader::written(std::uint64_t generation) const noexcept {
+  const int fd = descriptor(impl_->object);
+  // In this order: `written` goes to 0 before the generation rises, so what stands between two looks
+  // at one generation is that generation's, or 0.
+  const auto before = read_word(fd, offsetof(SlotHeader, generation));
+  if (before != generation) return std::nullopt;
+  const auto written = read_word(fd, offsetof(SlotHeader, written));
+  const auto after = read_word(fd, offsetof(SlotHeader, generation));
+  if (after != generation) return std::nullopt;
+  return written;
+}
+
+bool SlotReader::payload_here() const noexcept { return impl_->payload_here; }
+
 bool SlotReader::gone() const noexcept { return !still_linked(descriptor(impl_->object)); }
 
 std::span<std::byte> SlotReader::payload() noexcept {
-  return impl_->pages().first(impl_->capacity);
+  const std::span<std::byte> pages = impl_->pages();
+  return pages.empty() ? pages : pages.first(impl_->capacity);
 }
 
 }  // namespace weightcast::staging

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -32,15 +33,28 @@ class SlotLock {
   pid_t process_ = 0;  ///< that took it; a forked child does not end its parent's lock
 };
 
-/// One slot of somebody else's slab, mapped privately: what a reader writes stays its own.
-/// Thread safety: one thread at a time; the bytes may be read by many.
+/// How a reader sees the payload.
+enum class SlotMapping {
+  kPrivate,         ///< what this process writes stays its own (copy on write)
+  kShared,          ///< the owner's pages, read-only: to be registered with a device where it
+                    ///< registers such memory (DeviceProperties::registers_read_only)
+  kSharedWritable,  ///< the owner's pages, writable because registration elsewhere asks for that;
+                    ///< nobody writes to them
+  kNone             ///< not at all: header and lock only
+};
+
+/// One slot of somebody else's slab. Where its payload lies in a device's memory there is nothing to
+/// map, and the slot is its header and its lock.
+/// Thread safety: one thread at a time, but written(), which any may call; the bytes may be read by
+/// many.
 class SlotReader {
  public:
   /// Opens and maps `object` whole, and touches it for reading, so that later versions in the same
   /// slot cost no page faults. Nothing in it may be believed before lock() succeeded.
   /// @return kNotFound where the object is gone, kDenied where it is not this user's, kMismatch
   ///   where it is no slot of this format (magic, format version, size)
-  static Result<std::unique_ptr<SlotReader>> open(const std::string& object);
+  static Result<std::unique_ptr<SlotReader>> open(const std::string& object,
+                                                  SlotMapping mapping = SlotMapping::kPrivate);
   ~SlotReader();
   SlotReader(const SlotReader&) = delete;
   SlotReader& operator=(const SlotReader&) = delete;
@@ -53,12 +67,23 @@ class SlotReader {
   Result<SlotLock> lock(const Version& version, std::uint64_t generation,
                         std::uint64_t payload_bytes);
 
+  /// How many bytes from the payload's start are final, read without a lock: to read behind the
+  /// writer. Such bytes count only if lock() for the same generation succeeds later, which says that
+  /// nothing was written over them meanwhile.
+  /// @return nothing where the slot is not at that generation (any more); payload_bytes where it is
+  ///   sealed. Does not block.
+  std::optional<std::uint64_t> written(std::uint64_t generation) const noexcept;
+
+  /// Whether the payload is in this object; false: in a device's memory (plan::Share::device).
+  bool payload_here() const noexcept;
+
   /// Whether the object has been unlinked: nothing new will come in it, but what a lock holds
   /// stays.
   bool gone() const noexcept;
 
-  /// The payload. Valid as long as this object lives; meaningful only under a lock. Writes are
-  /// private to this process (copy on write).
+  /// The payload; empty where it is not mapped. Valid as long as this object lives; meaningful only
+  /// under a lock, or up to written(). With kPrivate, writes stay this process's own; with the others
+  /// there must be none.
   std::span<std::byte> payload() noexcept;
 
  private:

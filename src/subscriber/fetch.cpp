@@ -19,17 +19,7 @@ struct Placing {
 
 transport::Bucket to_move(const plan::PlannedBucket& planned, std::size_t index, Placing& placing,
                           std::span<std::byte> image) {
-  transport::Bucket bucket;
-  if (planned.strips.size() == 1 && planned.strips[0].count == 1) {
-    const plan::CopyStrip& strip = planned.strips[0];
-    bucket.offset = strip.source;
-    bucket.destination = image.subspan(strip.target, strip.bytes);
-  } else {
-    bucket.strips.reserve(planned.strips.size());
-    for (const plan::CopyStrip& strip : planned.strips) {
-      bucket.strips.push_back({strip.source, strip.bytes, strip.count, strip.source_stride});
-    }
-  }
+  transport::Bucket bucket = bucket_of(planned, image);
   bucket.checked_later = placing.placer.checks_all();
   bucket.place = [to = &placing, index](std::size_t at, std::span<const std::byte> source) {
     base::failpoint("engine.copying", to->number);
@@ -40,6 +30,21 @@ transport::Bucket to_move(const plan::PlannedBucket& planned, std::size_t index,
 }
 
 }  // namespace
+
+transport::Bucket bucket_of(const plan::PlannedBucket& planned, std::span<std::byte> image) {
+  transport::Bucket bucket;
+  if (planned.strips.size() == 1 && planned.strips[0].count == 1) {
+    const plan::CopyStrip& strip = planned.strips[0];
+    bucket.offset = strip.source;
+    bucket.destination = image.subspan(strip.target, strip.bytes);
+    return bucket;
+  }
+  bucket.strips.reserve(planned.strips.size());
+  for (const plan::CopyStrip& strip : planned.strips) {
+    bucket.strips.push_back({strip.source, strip.bytes, strip.count, strip.source_stride});
+  }
+  return bucket;
+}
 
 Status fetch_image(const Fetch& fetch, std::uint32_t credit,
                    const std::function<bool()>& cancelled) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -21,7 +22,20 @@ struct Fetch {
   std::span<std::byte> image;            ///< plan.image_bytes bytes
   const std::vector<OpenShare>& shares;  ///< by share; of those that the plan does not read, empty
   std::atomic<std::uint64_t>& placed;    ///< counts bytes
+  const std::vector<char>* there = nullptr;  ///< by bucket: whether it was read ahead; null: none was
 };
+
+/// A planned image that is read behind its writers.
+struct Following {
+  const plan::ImagePlan& plan;
+  std::span<std::byte> image;
+  const std::vector<std::shared_ptr<transport::Draft>>& drafts;  ///< by share; null: not this one
+  std::vector<char>& there;  ///< by bucket: whether it has been read
+  Duration patience;         ///< without a writer's progress
+};
+
+/// A bucket of a plan as lanes move it, but for its place().
+transport::Bucket bucket_of(const plan::PlannedBucket& planned, std::span<std::byte> image);
 
 /// Moves the plan's buckets into the image and verifies it. Passes the failpoint "engine.copying"
 /// before each piece.

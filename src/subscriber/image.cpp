@@ -1,8 +1,5 @@
 #include "subscriber/image.hpp"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <exception>
 #include <utility>
@@ -10,20 +7,6 @@
 #include "staging/sweep.hpp"
 
 namespace weightcast::subscriber {
-
-Result<std::unique_ptr<HostBuffer>> HostBuffer::allocate(std::uint64_t bytes) {
-  const std::size_t size = bytes == 0 ? 1 : static_cast<std::size_t>(bytes);
-  void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) {
-    return Status(Code::kExhausted,
-                  "no memory for a copy of the policy: " + std::to_string(bytes) +
-                      " bytes; use activation view, which needs none, or free memory");
-  }
-  ::madvise(data, size, MADV_HUGEPAGE);  // fewer page faults; where refused, nothing is lost
-  return std::unique_ptr<HostBuffer>(new HostBuffer(static_cast<std::byte*>(data), size));
-}
-
-HostBuffer::~HostBuffer() { ::munmap(data_, size_); }
 
 ImageRoom::~ImageRoom() {
   try {
@@ -48,13 +31,14 @@ void ImageRoom::leave() {
   notify();
 }
 
-Result<std::shared_ptr<HostBuffer>> ImageRoom::buffer(std::uint64_t bytes) {
-  std::vector<std::unique_ptr<HostBuffer>> too_small;  // freed without the lock
-  std::unique_ptr<HostBuffer> found;
+Result<std::shared_ptr<ImageBuffer>> ImageRoom::spare_buffer(
+    std::uint64_t bytes, const std::function<bool()>& cancelled) {
+  std::vector<std::unique_ptr<ImageBuffer>> too_small;  // freed without the lock
+  std::unique_ptr<ImageBuffer> found;
   {
     const std::lock_guard lock(mutex_);
     while (!spare_.empty() && !found) {
-      std::unique_ptr<HostBuffer> candidate = std::move(spare_.back());
+      std::unique_ptr<ImageBuffer> candidate = std::move(spare_.back());
       spare_.pop_back();
       if (candidate->bytes().size() >= bytes) {
         found = std::move(candidate);
@@ -64,25 +48,32 @@ Result<std::shared_ptr<HostBuffer>> ImageRoom::buffer(std::uint64_t bytes) {
     }
   }
   too_small.clear();
-  if (!found) {
-    auto allocated = HostBuffer::allocate(bytes);
-    if (!allocated) return allocated.status();
-    found = std::move(*allocated);
-  }
-  return lend(std::move(found));
+  if (!found) return std::shared_ptr<ImageBuffer>();
+  auto buffer = lend(std::move(found));
+  if (Status status = buffer->wait_for_readers(cancelled); !status) return status;
+  return buffer;
 }
 
-std::shared_ptr<HostBuffer> ImageRoom::lend(std::unique_ptr<HostBuffer> buffer) {
+Result<std::shared_ptr<ImageBuffer>> ImageRoom::buffer(std::uint64_t bytes,
+                                                       const std::function<bool()>& cancelled) {
+  auto spare = spare_buffer(bytes, cancelled);
+  if (!spare || *spare) return spare;
+  auto allocated = memory_->allocate(bytes);
+  if (!allocated) return allocated.status();
+  return lend(std::move(*allocated));
+}
+
+std::shared_ptr<ImageBuffer> ImageRoom::lend(std::unique_ptr<ImageBuffer> buffer) {
   {
     const std::lock_guard lock(mutex_);
     lent_.push_back(buffer->bytes().size());
     spare_.reserve(spare_.size() + lent_.size());  // so that taking it back cannot fail
   }
   return {buffer.release(),
-          [room = shared_from_this()](HostBuffer* back) { room->take_back(back); }};
+          [room = shared_from_this()](ImageBuffer* back) { room->take_back(back); }};
 }
 
-void ImageRoom::take_back(HostBuffer* buffer) noexcept {
+void ImageRoom::take_back(ImageBuffer* buffer) noexcept {
   {
     const std::lock_guard lock(mutex_);
     const auto size = std::find(lent_.begin(), lent_.end(), buffer->bytes().size());
@@ -101,9 +92,9 @@ Status ImageRoom::reserve(std::size_t count, std::uint64_t bytes) {
     there = spare_.size() +
             static_cast<std::size_t>(std::count_if(lent_.begin(), lent_.end(), fits));
   }
-  std::vector<std::unique_ptr<HostBuffer>> fresh;
+  std::vector<std::unique_ptr<ImageBuffer>> fresh;
   for (; there < count; ++there) {
-    auto allocated = HostBuffer::allocate(bytes);
+    auto allocated = memory_->allocate(bytes);
     if (!allocated) return allocated.status();
     fresh.push_back(std::move(*allocated));
   }
@@ -113,7 +104,7 @@ Status ImageRoom::reserve(std::size_t count, std::uint64_t bytes) {
 }
 
 void ImageRoom::drop_spare() {
-  std::vector<std::unique_ptr<HostBuffer>> freed;  // without the lock
+  std::vector<std::unique_ptr<ImageBuffer>> freed;  // without the lock
   const std::lock_guard lock(mutex_);
   freed.swap(spare_);
 }
@@ -159,8 +150,16 @@ void Image::hold_segment(std::shared_ptr<transport::Segment> segment) {
   segments_.push_back(std::move(segment));
 }
 
+void Image::read_by(void* stream) noexcept {
+  if (buffer_) buffer_->read_by(stream);
+}
+
+void Image::read_by_any() noexcept {
+  if (buffer_) buffer_->read_by_any();
+}
+
 void Image::add_tensor(const TensorInfo& info, std::byte* data) {
-  tensors_.push_back({info, data});
+  tensors_.push_back({info, data, buffer_ ? buffer_->device() : -1});
   const PlacedTensor& placed = tensors_.back();
   by_name_.emplace(placed.info.name, tensors_.size() - 1);
   for (const std::string& alias : placed.info.aliases) {
@@ -180,7 +179,7 @@ void Image::show(const plan::Manifest& manifest,
   }
 }
 
-void Image::fill(const plan::ImagePlan& plan, std::shared_ptr<HostBuffer> buffer) {
+void Image::fill(const plan::ImagePlan& plan, std::shared_ptr<ImageBuffer> buffer) {
   buffer_ = std::move(buffer);
   tensors_.reserve(plan.tensors.size());  // as above
   for (const plan::ImageTensor& tensor : plan.tensors) {

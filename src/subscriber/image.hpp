@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -16,25 +17,10 @@
 
 #include "plan/image_plan.hpp"
 #include "plan/manifest.hpp"
+#include "subscriber/host_memory.hpp"
 #include "transport/transport.hpp"
 
 namespace weightcast::subscriber {
-
-/// Page-aligned anonymous memory.
-class HostBuffer {
- public:
-  /// @return kExhausted with the size
-  static Result<std::unique_ptr<HostBuffer>> allocate(std::uint64_t bytes);
-  ~HostBuffer();
-  HostBuffer(const HostBuffer&) = delete;
-  HostBuffer& operator=(const HostBuffer&) = delete;
-  std::span<std::byte> bytes() noexcept { return {data_, size_}; }
-
- private:
-  HostBuffer(std::byte* data, std::size_t size) : data_(data), size_(size) {}
-  std::byte* data_;
-  std::size_t size_;
-};
 
 /// Bounds what a subscriber holds: at most two images live at any time (what is served, and what
 /// is being staged or was served before), and their buffers are used again.
@@ -44,7 +30,10 @@ class ImageRoom : public std::enable_shared_from_this<ImageRoom> {
  public:
   static constexpr std::uint32_t kMaxImages = 2;
 
-  explicit ImageRoom(std::string job) : job_(std::move(job)) {}
+  /// @param memory where all buffers lie
+  explicit ImageRoom(std::string job,
+                     std::shared_ptr<ImageMemory> memory = std::make_shared<HostMemory>())
+      : job_(std::move(job)), memory_(std::move(memory)) {}
   ~ImageRoom();
   ImageRoom(const ImageRoom&) = delete;
   ImageRoom& operator=(const ImageRoom&) = delete;
@@ -55,8 +44,14 @@ class ImageRoom : public std::enable_shared_from_this<ImageRoom> {
   std::uint32_t images() const;
 
   /// A buffer of at least `bytes`: a spare one where one fits. It becomes spare (again) when it is
-  /// let go. Spare ones that are too small are freed.
-  Result<std::shared_ptr<HostBuffer>> buffer(std::uint64_t bytes);
+  /// let go. Spare ones that are too small are freed. On a device, waits until work that reads what
+  /// the spare one held is over.
+  /// @return kExhausted, or as ImageBuffer::wait_for_readers
+  Result<std::shared_ptr<ImageBuffer>> buffer(std::uint64_t bytes,
+                                              const std::function<bool()>& cancelled = {});
+  /// As above, but only of those that are spare already; null where there is none.
+  Result<std::shared_ptr<ImageBuffer>> spare_buffer(std::uint64_t bytes,
+                                                    const std::function<bool()>& cancelled);
   /// Makes sure that `count` buffers of `bytes` can be had, in use or spare.
   /// @return kExhausted; what was allocated on the way is freed
   Status reserve(std::size_t count, std::uint64_t bytes);
@@ -65,21 +60,24 @@ class ImageRoom : public std::enable_shared_from_this<ImageRoom> {
   /// Bytes of all buffers, in use and spare.
   std::uint64_t taken() const;
 
+  ImageMemory& memory() const noexcept { return *memory_; }
+
   /// Wakes whoever waits for room. Waits until woken or `until`.
   void notify();
   void wait(Deadline until);
 
  private:
-  std::shared_ptr<HostBuffer> lend(std::unique_ptr<HostBuffer> buffer);
-  void take_back(HostBuffer* buffer) noexcept;
+  std::shared_ptr<ImageBuffer> lend(std::unique_ptr<ImageBuffer> buffer);
+  void take_back(ImageBuffer* buffer) noexcept;
 
   const std::string job_;
+  const std::shared_ptr<ImageMemory> memory_;  ///< outlives all buffers
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::uint64_t changes_ = 0;
   std::uint32_t images_ = 0;
   std::vector<std::size_t> lent_;  ///< sizes of those in use
-  std::vector<std::unique_ptr<HostBuffer>> spare_;
+  std::vector<std::unique_ptr<ImageBuffer>> spare_;
 };
 
 /// A share as it lies in an image, for those who read it from here.
@@ -102,12 +100,15 @@ class Image final : public PolicyImage {
   /// A view: says where each share's payload lies, in the manifest's order.
   void show(const plan::Manifest& manifest, const std::vector<std::span<std::byte>>& payloads);
   /// A copy in `buffer`, laid out by the plan.
-  void fill(const plan::ImagePlan& plan, std::shared_ptr<HostBuffer> buffer);
+  void fill(const plan::ImagePlan& plan, std::shared_ptr<ImageBuffer> buffer);
   /// Shares that lie here as at their sources, so that others can read them from this image. Set
   /// before the image is served.
   void offer(std::vector<ImageShare> shares) { shares_ = std::move(shares); }
 
   bool has_buffer() const noexcept { return buffer_ != nullptr; }
+  /// As ImageBuffer's; where there is no buffer, nothing.
+  void read_by(void* stream) noexcept;
+  void read_by_any() noexcept;
   const std::vector<ImageShare>& shares() const noexcept { return shares_; }
   const Version& version() const noexcept override { return version_; }
   const std::vector<PlacedTensor>& tensors() const noexcept override { return tensors_; }
@@ -121,7 +122,7 @@ class Image final : public PolicyImage {
   std::vector<PlacedTensor> tensors_;
   std::unordered_map<std::string_view, std::size_t> by_name_;  ///< views into tensors_
   std::vector<std::shared_ptr<transport::Segment>> segments_;
-  std::shared_ptr<HostBuffer> buffer_;
+  std::shared_ptr<ImageBuffer> buffer_;
   std::vector<ImageShare> shares_;
 };
 

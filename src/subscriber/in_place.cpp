@@ -1,22 +1,14 @@
 #include "subscriber/in_place.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
-#include <system_error>
-#include <thread>
 #include <utility>
 
-#include "base/failpoint.hpp"
-#include "base/signal_mask.hpp"
 #include "base/trace.hpp"
 
 namespace weightcast::subscriber {
 namespace {
 
-constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
-/// One thread more pays from here on.
-constexpr std::size_t kThreadBytes = std::size_t{4} << 20;
 constexpr int kTries = 3;
 constexpr auto kBetweenTries = std::chrono::milliseconds(5);
 /// A condition that nobody tells of is looked at again this often.
@@ -31,38 +23,6 @@ bool same_place(const plan::ImageTensor& x, const plan::ImageTensor& y) {
 }
 
 }  // namespace
-
-Status copy_and_compare(std::span<std::byte> destination, std::span<const std::byte> source,
-                        std::uint32_t threads, std::uint64_t number) {
-  std::atomic<std::size_t> next{0};
-  std::atomic<bool> differs{false};
-  const auto work = [&] {
-    for (;;) {
-      const std::size_t at = next.fetch_add(kPieceBytes);
-      if (at >= source.size()) return;
-      const std::size_t bytes = std::min(kPieceBytes, source.size() - at);
-      std::memcpy(destination.data() + at, source.data() + at, bytes);
-      base::failpoint("engine.copying", number);
-      if (std::memcmp(destination.data() + at, source.data() + at, bytes) != 0) differs = true;
-    }
-  };
-  std::vector<std::thread> helpers;
-  const std::size_t wanted = std::min<std::size_t>(threads, 1 + source.size() / kThreadBytes);
-  {
-    const base::ScopedSignalMask masked;
-    try {
-      while (helpers.size() + 1 < wanted) helpers.emplace_back(work);
-    } catch (const std::system_error&) {
-      // Fewer copy everything too.
-    }
-  }
-  work();
-  for (std::thread& helper : helpers) helper.join();
-  if (differs) {
-    return Status(Code::kMismatch, "bytes copied in place are not those of the staged copy");
-  }
-  return Status::ok();
-}
 
 InPlace::InPlace(Options options, std::shared_ptr<Applier> applier, std::shared_ptr<ImageRoom> room,
                  std::shared_ptr<LeaseBook> leases, StagerHost& host, Fetcher fetch,
@@ -109,6 +69,13 @@ Status InPlace::drain(const Incoming& incoming) {
   while (!cancelled()) {
     host_.pause(why);
     const bool ended = leases_end_by(Clock::now() + options_.lease_deadline, incoming.op);
+    if (ended && live_) {
+      const Status idle = live_->wait_for_readers(cancelled);
+      if (!idle && idle.code() != Code::kCancelled) {
+        host_.resume(nullptr);
+        return idle;
+      }
+    }
     if (ended && vacated(incoming)) {
       overdue_ = false;
       return Status::ok();
@@ -197,9 +164,10 @@ Status InPlace::copy_staged(Incoming& incoming) {
                                .bytes = static_cast<std::int64_t>(plan.image_bytes)});
   Status status;
   for (int i = 0; i < kTries; ++i) {
-    status = copy_and_compare(live_->bytes().first(plan.image_bytes),
-                              incoming.staged->bytes().first(plan.image_bytes),
-                              options_.copy_threads, incoming.version.number);
+    status = room_->memory().copy({incoming.version, incoming.manifest, plan,
+                                   live_->bytes().first(plan.image_bytes),
+                                   incoming.staged->bytes().first(plan.image_bytes),
+                                   options_.copy_threads});
     if (status) break;
     base::log(LogLevel::kWarn, "event=copy_in_place_failed version=" + to_string(incoming.version) +
                                    " why=\"" + status.to_string() + "\" next=\"copied again\"");
@@ -211,7 +179,8 @@ Status InPlace::copy_staged(Incoming& incoming) {
 Status InPlace::fetch_in_place(Incoming& incoming) {
   if (!has_room(incoming.plan.image_bytes)) {
     live_.reset();  // becomes spare, and is freed or found to fit
-    auto buffer = room_->buffer(incoming.plan.image_bytes);
+    auto buffer =
+        room_->buffer(incoming.plan.image_bytes, [&] { return cancelled_(incoming.op); });
     if (!buffer) return buffer.status();
     live_ = std::move(*buffer);
   }

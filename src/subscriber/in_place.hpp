@@ -17,12 +17,6 @@
 
 namespace weightcast::subscriber {
 
-/// Copies `source` over `destination` (of equal size) and compares what lies there with it, piece by
-/// piece and by up to `threads` threads. Passes the failpoint "engine.copying" between copying and
-/// comparing a piece. @return kMismatch where a byte differs
-Status copy_and_compare(std::span<std::byte> destination, std::span<const std::byte> source,
-                        std::uint32_t threads, std::uint64_t number);
-
 /// The memory that the versions of an engine lie in one after the other, and how the next one gets
 /// there. Never writes while a lease or a tensor still shows what is there.
 /// Thread safety: one thread; overdue() from any.
@@ -81,7 +75,7 @@ class InPlace {
   bool left_alone_ = false;
   bool begun_ = false;  ///< the applier has begun the incoming version, and was not rolled back since
   std::weak_ptr<Image> former_;  ///< served last: while it is there, so is what shows its bytes
-  std::shared_ptr<HostBuffer> live_;
+  std::shared_ptr<ImageBuffer> live_;
   std::vector<plan::ImageTensor> live_tensors_;  ///< where they lie in live_
   base::RateLimit held_warning_{std::chrono::seconds(30)};
 };

@@ -25,7 +25,8 @@ struct Incoming {
   plan::ImagePlan plan;                ///< empty where it is a view
   std::vector<TensorInfo> infos;       ///< as the engine will see its tensors
   std::shared_ptr<Image> image;        ///< view and flip: what Switch will serve
-  std::shared_ptr<HostBuffer> staged;  ///< staged: the verified copy
+  std::vector<char> there;             ///< by bucket: whether it was read ahead; empty: none was
+  std::shared_ptr<ImageBuffer> staged;  ///< staged: the verified copy
 };
 
 /// Calls into an applier, whatever it throws.

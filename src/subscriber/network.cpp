@@ -4,6 +4,7 @@
 
 #include "base/host.hpp"
 #include "stream/job_keys.hpp"
+#include "transport/cuda_ipc/cuda_ipc_transport.hpp"
 #include "transport/shm/shm_transport.hpp"
 
 namespace weightcast::subscriber {
@@ -21,7 +22,8 @@ Result<std::shared_ptr<const keys::KeyRing>> Network::keys() const {
 Status Network::serve(std::shared_ptr<transport::SegmentStore> store) {
   const bool in_place =
       options_.activation == Activation::kStaged || options_.activation == Activation::kSerial;
-  if (!options_.relay || !is_over_network(options_) || in_place || !options_.layout.empty()) {
+  if (!options_.relay || !is_over_network(options_) || in_place || !options_.layout.empty() ||
+      options_.device >= 0) {
     return Status::ok();
   }
   auto ring = keys();
@@ -42,11 +44,30 @@ Status Network::serve(std::shared_ptr<transport::SegmentStore> store) {
   return Status::ok();
 }
 
+transport::SlotUse Network::slot_use() const {
+  if (!cuda_) return {};
+  const auto properties = cuda_->properties(options_.device);
+  const bool reads_only = properties.is_ok() && properties->registers_read_only;
+  return {reads_only ? staging::SlotMapping::kShared : staging::SlotMapping::kSharedWritable, cuda_};
+}
+
 TransportSet Network::transports() {
   TransportSet set;
   set.host = base::host_identity();
-  set.shm = []() -> Result<std::shared_ptr<transport::Transport>> {
-    return std::shared_ptr<transport::Transport>(std::make_shared<transport::ShmTransport>());
+  set.shm = [this]() -> Result<std::shared_ptr<transport::Transport>> {
+    return std::shared_ptr<transport::Transport>(
+        std::make_shared<transport::ShmTransport>(slot_use()));
+  };
+  set.cuda_ipc = []() -> Result<std::shared_ptr<transport::Transport>> {
+    auto cuda = driver::load_cuda();  // an engine in host memory may read a device's, too
+    if (!cuda) {
+      return Status(cuda.status().code(), "the trainer's bytes lie in device memory: " +
+                                              cuda.status().message() +
+                                              "; or set the trainer's staging to host");
+    }
+    auto opened = std::make_shared<transport::CudaIpcTransport>(std::move(*cuda));
+    if (Status viable = opened->viable(); !viable) return viable;
+    return std::shared_ptr<transport::Transport>(std::move(opened));
   };
   set.tcp = [this]() -> Result<std::shared_ptr<transport::Transport>> {
     auto ring = keys();

@@ -8,8 +8,10 @@
 
 #include <weightcast/subscriber.hpp>
 
+#include "driver/cuda.hpp"
 #include "subscriber/image_store.hpp"
 #include "subscriber/sources.hpp"
+#include "transport/shm/slot_cache.hpp"
 #include "transport/tcp/tcp_server.hpp"
 #include "transport/tcp/tcp_transport.hpp"
 
@@ -24,11 +26,13 @@ bool is_over_network(const SubscriberOptions& options) noexcept;
 class Network {
  public:
   /// @param place the meeting place
-  Network(const SubscriberOptions& options, std::string place)
-      : options_(options), place_(std::move(place)) {}
+  /// @param cuda of the device that images lie in; null: they lie in host memory
+  Network(const SubscriberOptions& options, std::string place,
+          std::shared_ptr<driver::Cuda> cuda = {})
+      : options_(options), place_(std::move(place)), cuda_(std::move(cuda)) {}
 
   /// Starts to serve `store` to engines that join, where the option `relay` and the configuration say
-  /// so. @return kInvalid, kNotFound, kDenied for keys and addresses, kExhausted
+  /// so; never what lies on a device. @return kInvalid, kNotFound, kDenied for keys and addresses, kExhausted
   Status serve(std::shared_ptr<transport::SegmentStore> store);
 
   /// Refers to this object.
@@ -40,9 +44,11 @@ class Network {
 
  private:
   Result<std::shared_ptr<const keys::KeyRing>> keys() const;
+  transport::SlotUse slot_use() const;
 
   const SubscriberOptions& options_;
   const std::string place_;
+  const std::shared_ptr<driver::Cuda> cuda_;
   std::unique_ptr<transport::TcpServer> server_;
   mutable std::mutex mutex_;
   std::shared_ptr<transport::TcpTransport> tcp_;

@@ -7,19 +7,59 @@
 namespace weightcast::subscriber {
 namespace {
 
+const char* name_of(TransportChoice choice) {
+  switch (choice) {
+    case TransportChoice::kAuto: return "auto";
+    case TransportChoice::kShm: return "shm";
+    case TransportChoice::kTcp: return "tcp";
+    case TransportChoice::kCudaIpc: return "cuda_ipc";
+    case TransportChoice::kNccl: return "nccl";
+  }
+  return "?";
+}
+
 std::string lane_key(std::uint32_t rank, const ShareSource& source) {
-  // A lane of shared memory follows one source; one to an endpoint serves all that lies there.
-  if (source.transport == TransportChoice::kShm) return "shm " + std::to_string(rank);
-  return "tcp " + source.address.endpoint;
+  const std::string name = name_of(source.transport);
+  // A lane within this host follows one source; one to an endpoint serves all that lies there.
+  if (source.transport == TransportChoice::kTcp) return name + " " + source.address.endpoint;
+  return name + " " + std::to_string(rank);
+}
+
+/// What reads the share on its own host.
+TransportChoice local_way(const plan::Share& share) {
+  return share.device.empty() ? TransportChoice::kShm : TransportChoice::kCudaIpc;
 }
 
 Status no_way(const plan::Share& share, TransportChoice wanted, const std::string& host) {
   const std::string who = "the share of rank " + std::to_string(share.rank);
-  const std::string where = who + " lies in the shared memory of host " + share.host +
-                            ", this is host " + host;
-  if (wanted == TransportChoice::kShm) {
-    return Status(Code::kUnavailable, where + ": transport shm reaches one host only; set "
-                                              "transport to auto or tcp");
+  const bool on_device = !share.device.empty();
+  const std::string where =
+      who + " lies in " + (on_device ? "device memory (" + share.device + ")" : "the shared memory") +
+      " of host " + share.host + ", this is host " + host;
+  const bool here = share.host.empty() || share.host == host;
+  if (here && on_device && wanted == TransportChoice::kShm) {
+    return Status(Code::kUnavailable, who + " lies in device memory (" + share.device +
+                                          "), which transport shm does not read: set transport to "
+                                          "auto or cuda_ipc, or the trainer's staging to host");
+  }
+  if (here && !on_device && wanted == TransportChoice::kCudaIpc) {
+    return Status(Code::kUnavailable, who + " lies in shared memory, which transport cuda_ipc does "
+                                            "not read: set transport to auto or shm, or the "
+                                            "trainer's staging to device");
+  }
+  if (wanted == TransportChoice::kNccl) {
+    return Status(Code::kUnavailable,
+                  who + " does not come over nccl: set transport to auto, and see the trainer's log "
+                        "for why it offers none");
+  }
+  if (wanted == TransportChoice::kShm || wanted == TransportChoice::kCudaIpc) {
+    return Status(Code::kUnavailable, where + ": transport " + name_of(wanted) +
+                                          " reaches one host only; set transport to auto or tcp");
+  }
+  if (on_device) {
+    return Status(Code::kUnavailable, (here ? who + " lies in device memory" : where) +
+                                          " and is not served over tcp: set the trainer's staging "
+                                          "to host");
   }
   const std::string remedy = ": the trainer serves no tcp; set its option listen (and transport "
                              "auto or tcp)";
@@ -34,13 +74,17 @@ Status no_way(const plan::Share& share, TransportChoice wanted, const std::strin
 Result<ShareSource> choose_source(const plan::Share& share, const Version& version,
                                   const std::string& relay, TransportChoice wanted,
                                   const std::string& host) {
+  const bool network_allowed = wanted == TransportChoice::kAuto || wanted == TransportChoice::kTcp;
   ShareSource source;
-  source.address = {share.object, version, share.generation, share.payload_bytes};
+  source.address.object = share.object;
+  source.address.version = version;
+  source.address.generation = share.generation;
+  source.address.payload_bytes = share.payload_bytes;
   if (!relay.empty()) {
-    if (wanted == TransportChoice::kShm) {
+    if (!network_allowed) {
       return Status(Code::kUnavailable, "the engine at " + relay +
-                                            " is read over tcp, but transport shm is set; set "
-                                            "transport to auto or tcp");
+                                            " is read over tcp, but transport " + name_of(wanted) +
+                                            " is set; set transport to auto or tcp");
     }
     source.transport = TransportChoice::kTcp;
     source.address.endpoint = relay;
@@ -48,10 +92,15 @@ Result<ShareSource> choose_source(const plan::Share& share, const Version& versi
     return source;
   }
   const bool here = share.host.empty() || share.host == host;
-  if (here && wanted != TransportChoice::kTcp) return source;
-  if (share.endpoint.empty() || wanted == TransportChoice::kShm) {
-    return no_way(share, wanted, host);
+  const TransportChoice local = local_way(share);
+  if (here && (wanted == TransportChoice::kAuto || wanted == local)) {
+    source.transport = local;
+    source.address.device = share.device;
+    source.address.device_memory = share.device_memory;
+    source.address.device_offset = share.device_offset;
+    return source;
   }
+  if (share.endpoint.empty() || !network_allowed) return no_way(share, wanted, host);
   source.transport = TransportChoice::kTcp;
   source.address.endpoint = share.endpoint;
   return source;
@@ -79,20 +128,26 @@ Result<std::vector<ShareSource>> Sources::choose(const Version& version,
 Result<transport::Transport*> Sources::transport_of(TransportChoice choice) {
   std::shared_ptr<transport::Transport>& known = opened_[choice];
   if (!known) {
-    const TransportSet::Open& open =
-        choice == TransportChoice::kShm ? transports_.shm : transports_.tcp;
-    if (!open) {
-      return Status(Code::kUnavailable, std::string("this engine has no transport ") +
-                                            (choice == TransportChoice::kShm ? "shm" : "tcp"));
+    const TransportSet::Open* open = nullptr;
+    switch (choice) {
+      case TransportChoice::kShm: open = &transports_.shm; break;
+      case TransportChoice::kTcp: open = &transports_.tcp; break;
+      case TransportChoice::kCudaIpc: open = &transports_.cuda_ipc; break;
+      case TransportChoice::kAuto:
+      case TransportChoice::kNccl: break;
     }
-    auto opened = open();
+    if (open == nullptr || !*open) {
+      return Status(Code::kUnavailable,
+                    std::string("this engine has no transport ") + name_of(choice));
+    }
+    auto opened = (*open)();
     if (!opened) return opened.status();
     known = std::move(*opened);
   }
   return known.get();
 }
 
-Result<OpenShare> Sources::open(std::uint32_t rank, const ShareSource& source) {
+Result<Sources::OwnLane*> Sources::lane_to(std::uint32_t rank, const ShareSource& source) {
   OwnLane& own = lanes_[lane_key(rank, source)];
   if (!own.lane) {
     auto transport = transport_of(source.transport);
@@ -102,9 +157,22 @@ Result<OpenShare> Sources::open(std::uint32_t rank, const ShareSource& source) {
     own.lane = std::move(*opened);
     own.awaits_peer = (*transport)->reach() == transport::Reach::kNetwork;
   }
-  auto segment = own.lane->acquire(source.address);
+  return &own;
+}
+
+Result<OpenShare> Sources::open(std::uint32_t rank, const ShareSource& source) {
+  const auto own = lane_to(rank, source);
+  if (!own) return own.status();
+  auto segment = (*own)->lane->acquire(source.address);
   if (!segment) return segment.status();
-  return OpenShare{own.lane.get(), std::move(*segment), own.awaits_peer};
+  return OpenShare{(*own)->lane.get(), std::move(*segment), (*own)->awaits_peer};
+}
+
+Result<std::shared_ptr<transport::Draft>> Sources::follow(std::uint32_t rank,
+                                                          const ShareSource& source) {
+  const auto own = lane_to(rank, source);
+  if (!own) return own.status();
+  return (*own)->lane->follow(source.address);
 }
 
 void Sources::drop_peer_lanes() {
@@ -113,12 +181,16 @@ void Sources::drop_peer_lanes() {
 
 std::string describe_sources(const std::vector<ShareSource>& sources, const std::string& relay) {
   if (!relay.empty()) return "tcp from " + relay;
-  const auto over = [&](TransportChoice choice) {
-    return std::any_of(sources.begin(), sources.end(),
-                       [&](const ShareSource& source) { return source.transport == choice; });
-  };
-  if (!over(TransportChoice::kTcp)) return "shm";
-  return over(TransportChoice::kShm) ? "shm and tcp" : "tcp";
+  std::set<TransportChoice> used;
+  for (const ShareSource& source : sources) used.insert(source.transport);
+  std::string text;
+  for (const TransportChoice choice : {TransportChoice::kCudaIpc, TransportChoice::kNccl,
+                                       TransportChoice::kShm, TransportChoice::kTcp}) {
+    if (!used.contains(choice)) continue;
+    if (!text.empty()) text += " and ";
+    text += name_of(choice);
+  }
+  return text.empty() ? "shm" : text;
 }
 
 }  // namespace weightcast::subscriber

@@ -20,7 +20,8 @@ struct TransportSet {
   using Open = std::function<Result<std::shared_ptr<transport::Transport>>()>;
   std::string host;  ///< identity of this host, as in plan::Share::host
   Open shm;
-  Open tcp;  ///< empty: this engine was given none
+  Open tcp;       ///< empty: this engine was given none; as the next one
+  Open cuda_ipc{};
 };
 
 /// One share's way here.
@@ -29,8 +30,9 @@ struct ShareSource {
   transport::SegmentAddress address;
 };
 
-/// Pure. Shared memory where the share lies on this host (or says no host), unless another transport
-/// is wanted; else its endpoint. With a relay, all shares come from that engine's endpoint.
+/// Pure. Where the share lies on this host (or says no host), and no other transport is wanted: over
+/// cuda_ipc from a device's memory, else over shm; from elsewhere, its endpoint. With a relay, all
+/// shares come from that engine's endpoint.
 /// @param relay endpoint of an engine that serves the version; empty: from the sources
 /// @return kUnavailable that says why neither way is there
 Result<ShareSource> choose_source(const plan::Share& share, const Version& version,
@@ -56,6 +58,9 @@ class Sources {
   /// Takes hold of a share. @return as Lane::acquire and Transport::open_lane
   Result<OpenShare> open(std::uint32_t rank, const ShareSource& source);
 
+  /// Looks at a share that is being written. @return as Lane::follow and Transport::open_lane
+  Result<std::shared_ptr<transport::Draft>> follow(std::uint32_t rank, const ShareSource& source);
+
   /// After a transfer was given up: lanes to peers may have been aborted, and are made anew.
   void drop_peer_lanes();
 
@@ -67,6 +72,7 @@ class Sources {
     bool awaits_peer = false;
   };
   Result<transport::Transport*> transport_of(TransportChoice choice);
+  Result<OwnLane*> lane_to(std::uint32_t rank, const ShareSource& source);
 
   const TransportSet transports_;
   const TransportChoice wanted_;
@@ -75,7 +81,7 @@ class Sources {
   std::map<std::string, OwnLane> lanes_;  ///< by transport and peer
 };
 
-/// "shm", "tcp", "tcp from <relay>", or "shm and tcp", for status.
+/// "shm", "cuda_ipc", "tcp", ..., "tcp from <relay>", or "shm and tcp", for status.
 std::string describe_sources(const std::vector<ShareSource>& sources, const std::string& relay);
 
 }  // namespace weightcast::subscriber

@@ -11,8 +11,6 @@
 namespace weightcast::subscriber {
 namespace {
 
-/// What a copy thread takes at a time where bytes lie in shared memory.
-constexpr std::uint64_t kCopiedBytes = 512 * 1024;
 /// Of a configured budget, what buckets under way may take.
 constexpr std::uint64_t kBucketShare = 16;
 /// The applier's own leases are not ours to be told of: it is asked again this often.
@@ -88,9 +86,11 @@ Status Stager::bring(Incoming& incoming) {
 // ---- which activation -----------------------------------------------------------------------
 
 std::string Stager::why_no_view(const Incoming& incoming) const {
+  if (room_->memory().device() >= 0) return "the engine is on a device";
   if (!options_.layout.empty()) return "a layout asks for tensors other than those published";
   for (const ShareSource& source : incoming.sources) {
-    if (source.transport != TransportChoice::kShm) return "bytes come over tcp";
+    if (source.transport == TransportChoice::kTcp) return "bytes come over tcp";
+    if (source.transport != TransportChoice::kShm) return "bytes come from a device's memory";
   }
   for (const plan::Share& share : incoming.manifest.shares) {
     for (const plan::ShareEntry& entry : share.entries) {
@@ -103,7 +103,7 @@ std::string Stager::why_no_view(const Incoming& incoming) const {
 std::uint32_t Stager::network_lanes(const Incoming& incoming) const {
   std::vector<std::string> endpoints;
   for (const ShareSource& source : incoming.sources) {
-    if (source.transport != TransportChoice::kShm) endpoints.push_back(source.address.endpoint);
+    if (source.transport == TransportChoice::kTcp) endpoints.push_back(source.address.endpoint);
   }
   std::sort(endpoints.begin(), endpoints.end());
   const auto end = std::unique(endpoints.begin(), endpoints.end());
@@ -115,8 +115,8 @@ Status Stager::plan_for(Incoming& incoming) {
   std::string reason = "configured";
   bucket_bytes_ = options_.bucket_bytes;
   if (bucket_bytes_ == 0 && lanes == 0) {
-    bucket_bytes_ = kCopiedBytes;
-    reason = "what a copy thread takes at a time";
+    bucket_bytes_ = room_->memory().bucket_bytes();
+    reason = "what is copied at a time";
   } else if (bucket_bytes_ == 0) {
     plan::BucketNeeds needs;
     needs.wanted_bytes = incoming.manifest.bytes();
@@ -170,8 +170,12 @@ Status Stager::settle(const std::string& relay, Incoming& incoming) {
     return Status::ok();
   }
   needs.image_bytes = incoming.plan.image_bytes;
-  needs.bucket_bytes = bucket_bytes_ * sources_.credit() * network_lanes(incoming);
-  needs.budget = budget_of(options_.memory_budget, staging::measure_memory_room(), room_->taken());
+  // Those of a lane lie in host memory, which the budget of a device is not about.
+  const std::uint32_t lanes = room_->memory().device() < 0 ? network_lanes(incoming) : 0;
+  needs.bucket_bytes = bucket_bytes_ * sources_.credit() * lanes;
+  auto budget = room_->memory().budget(options_.memory_budget, room_->taken());
+  if (!budget) return budget.status();
+  needs.budget = *budget;
   for (;;) {
     needs.least = std::max(least_, activation_.value_or(Activation::kView));
     needs.why_least = why_least_;
@@ -179,7 +183,8 @@ Status Stager::settle(const std::string& relay, Incoming& incoming) {
     if (!choice) return choice.status();
     incoming.activation = choice->activation;
     if (Status status = allocate(*choice, needs.image_bytes); !status) {
-      if (options_.activation != Activation::kAuto || choice->activation == Activation::kSerial) {
+      if (options_.activation != Activation::kAuto || choice->activation == Activation::kSerial ||
+          status.code() != Code::kExhausted) {
         return status;
       }
       fall_from(choice->activation, status);
@@ -271,9 +276,17 @@ Status Stager::fill_view(Incoming& incoming) {
   return Status::ok();
 }
 
-Result<std::shared_ptr<HostBuffer>> Stager::buffer_for(const Incoming& incoming) {
-  auto buffer = room_->buffer(incoming.plan.image_bytes);
-  if (!buffer) fall_from(incoming.activation, buffer.status());
+Result<std::shared_ptr<ImageBuffer>> Stager::buffer_for(Incoming& incoming) {
+  if (ahead_ && continues(*ahead_, incoming.version, incoming.manifest, incoming.plan)) {
+    incoming.there = std::move(ahead_->there);
+    auto buffer = std::move(ahead_->buffer);
+    ahead_.reset();
+    return buffer;
+  }
+  ahead_.reset();
+  auto buffer =
+      room_->buffer(incoming.plan.image_bytes, [&] { return cancelled(incoming.op); });
+  if (buffer.status().code() == Code::kExhausted) fall_from(incoming.activation, buffer.status());
   return buffer;
 }
 
@@ -286,7 +299,7 @@ Status Stager::fill_copy(Incoming& incoming) {
   const auto bytes = (*buffer)->bytes().first(incoming.plan.image_bytes);
   if (Status status = fetch(incoming, bytes); !status) return status;
   incoming.image->fill(incoming.plan, std::move(*buffer));
-  if (options_.layout.empty()) {
+  if (options_.layout.empty() && room_->memory().device() < 0) {
     incoming.image->offer(shares_within(incoming.manifest, incoming.plan, bytes));
   }
   return Status::ok();
@@ -304,10 +317,20 @@ Status Stager::stage_copy(Incoming& incoming) {
 
 Status Stager::fetch(Incoming& incoming, std::span<std::byte> image) {
   const auto began = Clock::now();
-  const Fetch what{incoming.version, incoming.manifest, incoming.plan, image,
-                   incoming.shares, progress_};
-  Status status =
-      fetch_image(what, sources_.credit(), [&] { return cancelled(incoming.op); });
+  Fetch what{incoming.version, incoming.manifest, incoming.plan, image,
+             incoming.shares,  progress_,         {}};
+  if (!incoming.there.empty()) what.there = &incoming.there;
+  const auto bring = [&] {
+    return room_->memory().fetch(what, sources_.credit(), [&] { return cancelled(incoming.op); });
+  };
+  Status status = bring();
+  if (status.code() == Code::kMismatch && what.there != nullptr) {
+    // Read too early after all. Now the sources hold still.
+    base::log(LogLevel::kWarn, "event=read_ahead_failed version=" + to_string(incoming.version) +
+                                   " why=\"" + status.to_string() + "\" next=\"copied again\"");
+    what.there = nullptr;
+    status = bring();
+  }
   incoming.shares.clear();  // the sources may write there again
   if (!status) {
     sources_.drop_peer_lanes();

@@ -92,10 +92,12 @@ void Stager::run() {
     act(action);
     sweep_after_run_change();
   }
+  ahead_.reset();
   forget_staged();
 }
 
 void Stager::act(protocol::ReceiverAction& action) {
+  if (auto* ahead = std::get_if<protocol::ReadAhead>(&action)) return read_ahead(*ahead);
   if (auto* start = std::get_if<protocol::StartStage>(&action)) {
     if (start->op != 0) start_stage(*start);  // else woken without an order
   } else if (auto* drop = std::get_if<protocol::DropStaged>(&action)) {
@@ -103,6 +105,7 @@ void Stager::act(protocol::ReceiverAction& action) {
   } else if (auto* turn = std::get_if<protocol::Switch>(&action)) {
     if (staged_ && staged_->op == turn->op) switch_to_staged();
   }
+  ahead_.reset();  // what was read ahead was this operation's, or is of no more use
 }
 
 void Stager::start_stage(protocol::StartStage& start) {

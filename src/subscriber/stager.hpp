@@ -16,6 +16,7 @@
 #include "base/log.hpp"
 #include "protocol/receiver.hpp"
 #include "subscriber/activation.hpp"
+#include "subscriber/ahead.hpp"
 #include "subscriber/image.hpp"
 #include "subscriber/in_place.hpp"
 #include "subscriber/incoming.hpp"
@@ -49,6 +50,10 @@ class Stager {
   void act(protocol::ReceiverAction& action);
   void start_stage(protocol::StartStage& start);
   void switch_to_staged();
+  /// Reads a version behind its writers into the image that nobody uses, where there is one on a
+  /// device, until it is whole or anything else is to be done.
+  void read_ahead(protocol::ReadAhead& order);
+  bool has_orders();
   void report_failed_switch(std::uint64_t op, const Version& version, const Status& status);
   void forget_staged();
   void sweep_after_run_change();
@@ -67,7 +72,7 @@ class Stager {
 
   Status open_shares(Incoming& incoming);
   Status fill_view(Incoming& incoming);
-  Result<std::shared_ptr<HostBuffer>> buffer_for(const Incoming& incoming);
+  Result<std::shared_ptr<ImageBuffer>> buffer_for(Incoming& incoming);
   Status fill_copy(Incoming& incoming);
   Status stage_copy(Incoming& incoming);
   Status fetch(Incoming& incoming, std::span<std::byte> image);
@@ -94,6 +99,7 @@ class Stager {
   std::weak_ptr<Image> serving_image_;
   Version dirty_;  ///< what failed to come in place; there is nothing to serve until one as new has
   bool sweep_pending_ = false;
+  std::optional<Ahead> ahead_;
   base::RateLimit room_warning_{std::chrono::seconds(30)};
 
   std::optional<Activation> activation_;  ///< in use, once the first version has come

@@ -14,12 +14,15 @@
 #include "base/log.hpp"
 #include "base/signal_mask.hpp"
 #include "base/trace_use.hpp"
+#include "driver/cuda.hpp"
 #include "protocol/receiver.hpp"
 #include "stream/coordinator_link.hpp"
 #include "stream/job_keys.hpp"
 #include "stream/rendezvous.hpp"
 #include "stream/wait.hpp"
 #include "stream/waker.hpp"
+#include "subscriber/device_memory.hpp"
+#include "subscriber/host_memory.hpp"
 #include "subscriber/leases.hpp"
 #include "subscriber/network.hpp"
 #include "subscriber/options.hpp"
@@ -81,12 +84,19 @@ void note(const StageEvent& event, SubscriberStatus& status) {
   }
 }
 
+Status without_cuda(const SubscriberOptions& options, const Status& why) {
+  return Status(why.code(), "device is " + std::to_string(options.device) + ", but " +
+                                why.message() + "; with device = -1 versions lie in host memory");
+}
+
 }  // namespace
 
 class Subscriber::Impl : public subscriber::StagerHost {
  public:
+  /// @param cuda null where images lie in host memory
   Impl(SubscriberOptions options, base::TraceUse trace, std::string place, stream::Keys keys,
-       std::shared_ptr<Applier> applier);
+       std::shared_ptr<Applier> applier, std::shared_ptr<driver::Cuda> cuda,
+       std::shared_ptr<subscriber::ImageMemory> memory);
   ~Impl() override;
 
   Status start();
@@ -114,12 +124,11 @@ class Subscriber::Impl : public subscriber::StagerHost {
   const SubscriberOptions options_;
   const base::TraceUse trace_;  ///< ends after all that has spans
   const std::string place_;
-  const std::shared_ptr<subscriber::ImageRoom> room_ =
-      std::make_shared<subscriber::ImageRoom>(options_.job);
+  const std::shared_ptr<subscriber::ImageRoom> room_;
   const std::shared_ptr<subscriber::LeaseBook> leases_ =
       std::make_shared<subscriber::LeaseBook>(room_);
   subscriber::Serving serving_{options_, place_, leases_};
-  subscriber::Network network_{options_, place_};
+  subscriber::Network network_;
   stream::Waker waker_;
   std::atomic<bool> stop_{false};
 
@@ -134,10 +143,14 @@ class Subscriber::Impl : public subscriber::StagerHost {
 };
 
 Subscriber::Impl::Impl(SubscriberOptions options, base::TraceUse trace, std::string place,
-                       stream::Keys keys, std::shared_ptr<Applier> applier)
+                       stream::Keys keys, std::shared_ptr<Applier> applier,
+                       std::shared_ptr<driver::Cuda> cuda,
+                       std::shared_ptr<subscriber::ImageMemory> memory)
     : options_(std::move(options)),
       trace_(std::move(trace)),
       place_(std::move(place)),
+      room_(std::make_shared<subscriber::ImageRoom>(options_.job, std::move(memory))),
+      network_(options_, place_, std::move(cuda)),
       link_({place_, options_.coordinator, std::move(keys)}) {
   serving_.update([&](SubscriberStatus& status) {
     const bool chosen = options_.activation != Activation::kAuto;
@@ -290,6 +303,14 @@ Lease& Lease::operator=(Lease&& other) noexcept {
 Lease::~Lease() { release(); }
 
 void Lease::release() noexcept {
+  // Images are all of one kind.
+  if (image_) static_cast<Image*>(image_.get())->read_by_any();
+  image_.reset();
+  ticket_.reset();
+}
+
+void Lease::release_after(void* stream) noexcept {
+  if (image_) static_cast<Image*>(image_.get())->read_by(stream);
   image_.reset();
   ticket_.reset();
 }
@@ -311,8 +332,19 @@ Result<Subscriber> Subscriber::open(SubscriberOptions options, std::shared_ptr<A
     if (!keys) return keys.status();
     auto trace = base::TraceUse::open(options.trace, options.name, "engine " + options.name);
     if (!trace) return trace.status();
+    std::shared_ptr<driver::Cuda> cuda;
+    std::shared_ptr<subscriber::ImageMemory> memory = std::make_shared<subscriber::HostMemory>();
+    if (options.device >= 0) {
+      auto loaded = driver::load_cuda();
+      if (!loaded) return without_cuda(options, loaded.status());
+      cuda = std::move(*loaded);
+      auto opened = subscriber::DeviceMemory::open(cuda, options.device);
+      if (!opened) return opened.status();
+      memory = std::move(*opened);
+    }
     auto impl = std::make_unique<Impl>(std::move(options), std::move(*trace), std::move(*place),
-                                       std::move(*keys), std::move(applier));
+                                       std::move(*keys), std::move(applier), std::move(cuda),
+                                       std::move(memory));
     if (Status status = impl->start(); !status) return status;
     return Subscriber(std::move(impl));
   } catch (const std::exception& error) {

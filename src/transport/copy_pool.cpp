@@ -107,6 +107,7 @@ Status CopyPool::copy(const Job& job) noexcept {
                               {.version = job.version,
                                .bucket = static_cast<std::int64_t>(job.bucket.id),
                                .bytes = static_cast<std::int64_t>(job.bytes)});
+  if (job.bring) return job.bring(job, aborted_);
   std::byte* const to = job.bucket.destination.data();
   const bool ended = each_piece(job.payload, job.offset, job.bytes, job.bucket.strips, kPieceBytes,
                                 [&](std::size_t at, std::span<const std::byte> piece) {

@@ -32,6 +32,9 @@ class CopyPool {
     /// bucket back, and the job ends without a completion. Empty: true.
     std::function<bool(Job&)> admit{};
     std::uint64_t version = 0;  ///< for the trace
+    /// Brings the bytes in the place of copying them from `payload`, which is no memory of the host
+    /// then. Called on a copy thread; ends early once the flag is true. Must not throw.
+    std::function<Status(const Job&, const std::atomic<bool>& aborted)> bring{};
   };
 
   /// @param flight outlives the pool

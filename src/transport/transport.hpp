@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -80,8 +81,21 @@ class Segment {
   /// The payload in place, where the transport can show it without a copy; else empty. Writes by
   /// the holder stay private to this process.
   virtual std::span<std::byte> view() noexcept = 0;
+  /// As view(), where devices copy from there at full speed (registered memory); else empty.
+  virtual std::span<const std::byte> registered_view() noexcept { return {}; }
   /// The payload in a device's memory, mapped here; else empty. Not to be written to.
   virtual std::span<const std::byte> device_view() noexcept { return {}; }
+};
+
+/// A version's bytes while their source still writes them. Nothing is held: what was read counts only
+/// if the same object and generation is acquired later.
+class Draft {
+ public:
+  virtual ~Draft() = default;
+  /// Bytes from the payload's start that are final; nothing where another generation is there by now.
+  virtual std::optional<std::uint64_t> written() noexcept = 0;
+  /// As Segment's, of address.payload_bytes bytes; never empty.
+  virtual std::span<const std::byte> registered_view() noexcept = 0;
 };
 
 /// What a process lets others read: a trainer's sealed slots, an engine's image.
@@ -102,6 +116,12 @@ class Lane {
   /// completion what the peer said.
   /// @return kStale where the source has moved on, kNotFound where it is gone
   virtual Result<std::shared_ptr<Segment>> acquire(const SegmentAddress& address) = 0;
+
+  /// Looks at a version that is being written, without holding it; the version itself need not be
+  /// told. Does not wait. @return kUnavailable where this transport or memory does not show it
+  virtual Result<std::shared_ptr<Draft>> follow(const SegmentAddress& /*address*/) {
+    return Status(Code::kUnavailable, "this transport shows nothing that is being written");
+  }
 
   /// Starts to move a bucket. Ok means that exactly one completion with its id will follow.
   /// @return kInvalid for a range outside the segment, kExhausted where no more may be in flight

@@ -1,4 +1,4 @@
-// What tests on a device share: the machine's CUDA, or the reason to skip; and a stream with buffers.
+// What tests on a device share: the machine's CUDA, or the reason to skip, and buffers.
 #pragma once
 
 #include <gtest/gtest.h>

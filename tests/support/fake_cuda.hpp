@@ -1,6 +1,6 @@
-// CUDA in host memory, for tests of everything that uses it: streams that run when the test says so
-// or behind its back, copies that tear, errors where the test wants them, and a count of all that is
-// still held.
+// CUDA in host memory, for tests of everything that uses it: streams that run when the test says
+// so or behind its back, copies that tear, errors where the test wants them, and a count of all
+// that is still held.
 #pragma once
 
 #include <condition_variable>
@@ -39,8 +39,8 @@ struct FakeCounts {
   bool operator==(const FakeCounts&) const = default;
 };
 
-/// Device memory is host memory that a test may read and write. Strict where CUDA is undefined: what
-/// it would call undefined is in violations(), and the work fails. Thread safety: any thread.
+/// Device memory is host memory that a test may read and write. Strict where CUDA is undefined:
+/// such things are in violations(), and the call or the work fails. Thread safety: any thread.
 /// Calls go by the names of Cuda's functions; a digest job's start() by "digest".
 class FakeCuda : public Cuda {
  public:

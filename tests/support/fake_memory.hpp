@@ -1,5 +1,5 @@
-// Which addresses a FakeCuda knows, and what may be copied from and to. Device memory is a memfd, so
-// that other processes can open it; nothing is left behind when its process dies.
+// Which addresses a FakeCuda knows, and what may be copied from and to. Device memory is a memfd,
+// so that other processes can open it; nothing is left behind when its process dies.
 // Thread safety: none; FakeCuda calls it under its lock.
 #pragma once
 

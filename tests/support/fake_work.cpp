@@ -14,7 +14,8 @@ namespace {
 // memcpy, which TSan would see.
 __attribute__((no_sanitize("thread"))) void copy_as_a_device(std::byte* to, const std::byte* from,
                                                              std::uint64_t bytes) noexcept {
-  const auto together = reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from);
+  const auto together =
+      reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from);
   std::uint64_t at = 0;
   if (together % 8 == 0) {
     for (; at + 8 <= bytes; at += 8) {
@@ -211,8 +212,8 @@ class FakeCuda::FakeDigests : public DigestJob {
             at = std::uint64_t{0}](std::uint64_t& budget) mutable -> Result<bool> {
       // Copied first, so that the race with a trainer that writes stays in one place.
       std::byte piece[4096];
-      const std::uint64_t bytes =
-          std::min<std::uint64_t>({std::max<std::uint64_t>(budget / 8 * 8, 8), sizeof piece, part.bytes - at});
+      const std::uint64_t bytes = std::min<std::uint64_t>(
+          {std::max<std::uint64_t>(budget / 8 * 8, 8), sizeof piece, part.bytes - at});
       const auto* from = static_cast<const std::byte*>(part.data) + at;
       if (const auto what = cuda.memory_.wrong_with(from, bytes)) {
         return cuda.wrong("while a digest ran: " + *what);

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "base/failpoint.hpp"
+#include "subscriber/host_memory.hpp"
 
 namespace weightcast::subscriber {
 namespace {

@@ -21,11 +21,15 @@ std::pair<std::string, int> run(const std::string& command) {
   return {output, ::pclose(pipe)};
 }
 
-TEST(ScriptsTest, TraceReport) {
+void expect_ok(const std::string& file) {
   const auto [output, status] = run("'" WEIGHTCAST_TEST_PYTHON "' '" WEIGHTCAST_SOURCE_ROOT
-                                    "/tests/scripts/trace_report_test.py'");
+                                    "/tests/scripts/" + file + "'");
   EXPECT_EQ(status, 0) << output;
   EXPECT_NE(output.find("\nOK\n"), std::string::npos) << output;
 }
+
+TEST(ScriptsTest, TraceReport) { expect_ok("trace_report_test.py"); }
+
+TEST(ScriptsTest, Gpu) { expect_ok("gpu_scripts_test.py"); }
 
 }  // namespace

@@ -285,6 +285,63 @@ TEST_F(SlotReaderTest, WhatIsNoSlotIsRefused) {
   ::unlink(odd_path().c_str());
 }
 
+TEST_F(SlotReaderTest, SaysWithoutALockHowFarTheWriterIs) {
+  const auto slab = make_slab(kBytes);
+  const auto reader = open(*slab);
+  const auto first = publish(*slab, 0, 1, kBytes);
+  EXPECT_EQ(reader->written(first), kBytes);
+  EXPECT_EQ(reader->written(first + 1), std::nullopt);
+
+  ASSERT_TRUE(slab->try_lock(0));
+  const auto second = slab->begin_write(0);
+
+  EXPECT_EQ(reader->written(first), std::nullopt) << "of a version that is being overwritten";
+  EXPECT_EQ(reader->written(second), 0U);
+  slab->set_written(0, 4096);
+  EXPECT_EQ(reader->written(second), 4096U);
+  slab->seal(0, version(2), kBytes - 8);
+  EXPECT_EQ(reader->written(second), kBytes - 8);
+  slab->unlock(0);
+}
+
+TEST_F(SlotReaderTest, ASharedMappingShowsTheOwnersPages) {
+  const auto slab = make_slab(kBytes);
+  for (const auto mapping : {SlotMapping::kShared, SlotMapping::kSharedWritable}) {
+    const auto reader = SlotReader::open(slab->object_name(0), mapping);
+    ASSERT_TRUE(reader.is_ok()) << reader.status().to_string();
+    ASSERT_EQ((*reader)->payload().size(), kBytes);
+
+    const auto generation = publish(*slab, 0, 5, kBytes);
+    const auto lock = (*reader)->lock(version(5), generation, kBytes);
+
+    ASSERT_TRUE(lock.is_ok()) << lock.status().to_string();
+    EXPECT_EQ(test::first_difference((*reader)->payload(), 5), kBytes);
+  }
+}
+
+TEST_F(SlotReaderTest, ASlotOfADeviceIsAHeaderAndALock) {
+  const auto made = Slab::create({owner(), 1, kBytes, false});
+  ASSERT_TRUE(made.is_ok()) << made.status().to_string();
+  Slab& slab = **made;
+  struct stat info {};
+  ASSERT_EQ(::stat(("/dev/shm/" + slab.object_name(0)).c_str(), &info), 0);
+  EXPECT_EQ(static_cast<std::uint64_t>(info.st_size), header_bytes());
+  EXPECT_TRUE(slab.payload(0).empty());
+  const auto reader = open(slab);
+  EXPECT_FALSE(reader->payload_here());
+  EXPECT_TRUE(reader->payload().empty());
+
+  ASSERT_TRUE(slab.try_lock(0));
+  const auto generation = slab.begin_write(0);
+  slab.seal(0, version(3), kBytes);
+  slab.unlock(0);
+
+  EXPECT_EQ(reader->lock(version(3), generation, kBytes - 1).status().code(), Code::kStale);
+  const auto lock = reader->lock(version(3), generation, kBytes);
+  ASSERT_TRUE(lock.is_ok()) << lock.status().to_string();
+  EXPECT_FALSE(slab.try_lock(0)) << "the lock does not keep the writer away";
+}
+
 TEST_F(SlotReaderTest, AHeaderThatDoesNotFitIsRefused) {
   const auto write = [&](const SlotHeader& header, std::uint64_t size) {
     std::ofstream file(odd_path(), std::ios::binary | std::ios::trunc);
@@ -296,9 +353,17 @@ TEST_F(SlotReaderTest, AHeaderThatDoesNotFitIsRefused) {
   header.magic = kSlotMagic;
   header.format = kSlotFormat;
   header.capacity = 10000;
+  header.payload_here = 1;
 
   write(header, object_bytes(10000));
   EXPECT_EQ(open_odd(), Code::kOk);
+  header.payload_here = 0;
+  EXPECT_EQ(object_bytes(10000, false), header_bytes());
+  write(header, object_bytes(10000));
+  EXPECT_EQ(open_odd(), Code::kMismatch);
+  write(header, header_bytes());
+  EXPECT_EQ(open_odd(), Code::kOk);
+  header.payload_here = 1;
   write(header, object_bytes(10000) - 4096);
   EXPECT_EQ(open_odd(), Code::kMismatch);
   header.capacity = ~std::uint64_t{0};

@@ -13,14 +13,14 @@ namespace {
 thread_local std::size_t t_allocations = 0;
 }  // namespace
 
-// Counts what the calling thread allocates.
-void* operator new(std::size_t bytes) {
+// Counts what the calling thread allocates. Not inlined: gcc 12 takes the pair for a mismatch.
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
   ++t_allocations;
   if (void* const memory = std::malloc(bytes)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace weightcast::base {
 namespace {

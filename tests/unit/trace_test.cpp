@@ -1,14 +1,10 @@
 // The trace's file: what stands in it, who may read it, and what is lost of it where there is no room.
 #include <gtest/gtest.h>
-#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -19,49 +15,15 @@
 #include "base/trace.hpp"
 #include "base/trace_ring.hpp"
 #include "base/trace_use.hpp"
-#include "support/child_process.hpp"
-#include "support/private_place.hpp"
+#include "unit/trace_fixture.hpp"
 
 namespace weightcast::base {
 namespace {
 
-using namespace std::chrono_literals;
 using nlohmann::json;
-
-std::string text_of(const std::string& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-Clock::time_point at(std::int64_t ns) { return Clock::time_point(std::chrono::nanoseconds(ns)); }
-
-class TraceTest : public testing::Test {
- protected:
-  ~TraceTest() override { close_trace(); }
-
-  std::string path(const std::string& name = "trace.json") const { return place.path() + "/" + name; }
-
-  void open(const TraceLimits& limits = {}) {
-    const Status status = open_trace(path(), "the test", limits);
-    ASSERT_TRUE(status) << status.to_string();
-  }
-  /// Closes, and reads all of it.
-  static json read() {
-    const std::string file = trace_file();
-    close_trace();
-    return json::parse(text_of(file));
-  }
-  static std::vector<json> spans(const json& trace) {
-    std::vector<json> found;
-    for (const json& event : trace) {
-      if (event.at("ph") == "X") found.push_back(event);
-    }
-    return found;
-  }
-  static json last(const json& trace) { return trace.back().at("args"); }
-
-  test::PrivatePlace place;
-};
+using test::at;
+using test::text_of;
+using test::TraceTest;
 
 TEST_F(TraceTest, ASpanHasItsTimesTrackAndArguments) {
   open();
@@ -269,61 +231,6 @@ TEST_F(TraceTest, AFileThatCannotBeMadeIsNamedWithWhatToDo) {
     EXPECT_FALSE(tracing());
   }
   EXPECT_EQ(open_trace(path(), "the test", {.waiting_events = 100}).code(), Code::kInvalid);
-}
-
-TEST_F(TraceTest, AKilledProcessLeavesAFileThatLacksItsBracketAlone) {
-  test::ChildProcess child([&](const test::Talk& talk) {
-    if (!open_trace(path(), "the child")) return 1;
-    trace_span("wire", "tcp", at(1), at(2));
-    talk.say("traced");
-    talk.hear();
-    return 0;
-  });
-  ASSERT_EQ(child.hear(), "traced");
-  const auto deadline = Clock::now() + 30s;
-  while (text_of(path()).find("\"tcp\"") == std::string::npos && Clock::now() < deadline) {
-    ::poll(nullptr, 0, 2);
-  }
-  child.kill();
-
-  const json trace = json::parse(text_of(path()) + "]");
-  ASSERT_EQ(spans(trace).size(), 1u);
-  EXPECT_EQ(spans(trace)[0].at("name"), "tcp");
-}
-
-TEST_F(TraceTest, AProcessThatExitsClosesItsFile) {
-  test::ChildProcess child([&](const test::Talk&) -> int {
-    if (!open_trace(path(), "the child")) return 1;
-    trace_span("wire", "tcp", at(1), at(2));
-    std::exit(0);
-  });
-  EXPECT_EQ(child.wait(), 0);
-  const json trace = json::parse(text_of(path()));
-  EXPECT_EQ(spans(trace).size(), 1u);
-  EXPECT_EQ(last(trace), json({{"events", 1}, {"dropped", 0}}));
-}
-
-TEST_F(TraceTest, AForkedChildWritesIntoAFileOfItsOwnAlone) {
-  open();
-  trace_span("wire", "the parent's", at(1), at(2));
-  test::ChildProcess child([&](const test::Talk& talk) {
-    talk.say(tracing() ? "traces" : "does not trace");
-    trace_span("wire", "nobody's", at(1), at(2));
-    close_trace();
-    if (!open_trace(path("child.json"), "the child")) return 1;
-    trace_span("wire", "the child's", at(1), at(2));
-    close_trace();
-    return 0;
-  });
-  EXPECT_EQ(child.hear(), "does not trace");
-  EXPECT_EQ(child.wait(), 0);
-  const auto own = spans(read());
-  const auto its = spans(json::parse(text_of(path("child.json"))));
-  ASSERT_EQ(own.size(), 1u);
-  ASSERT_EQ(its.size(), 1u);
-  EXPECT_EQ(own[0].at("name"), "the parent's");
-  EXPECT_EQ(its[0].at("name"), "the child's");
-  EXPECT_NE(own[0].at("pid"), its[0].at("pid"));
 }
 
 // ---- members of one process -----------------------------------------------------------------

@@ -293,7 +293,8 @@ Violations check_listed(const std::filesystem::path& root) {
       // Installed headers and everything that is compiled.
       const bool is_header = top == "include" || top == "plugin";
       const std::string extension = file.extension().string();
-      const bool is_wanted = extension == ".cpp" || extension == ".cu" || (is_header && extension == ".hpp");
+      const bool is_compiled = extension == ".cpp" || extension == ".cu";
+      const bool is_wanted = is_compiled || (is_header && extension == ".hpp");
       if (is_wanted && !is_named(meson, file)) {
         found.push_back(file.string() + ": named in no meson.build below " + top +
                         "/: it is not built, run or installed; add it there");

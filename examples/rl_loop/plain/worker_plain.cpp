@@ -10,7 +10,7 @@
 #include "proof.hpp"
 #include "rollout.hpp"
 #include "signals.hpp"
-#include "trajectories.hpp"
+#include "trajectory_socket.hpp"
 
 namespace {
 
@@ -19,7 +19,7 @@ using namespace std::chrono_literals;
 
 int work(const WorkerOptions& options) {
   Rollout rollout(options.worker, options.environments, options.steps, options.seed);
-  SegmentSender trajectories(options.directory, options.trainer_ranks);
+  TrajectorySender trajectories(options.directory, options.trainer_ranks);
   ServeProof proof(options.proof);
   Pace pace(options.segments_per_version, options.idle_limit);
   WeightReceiver follower(options.directory);
@@ -35,7 +35,7 @@ int work(const WorkerOptions& options) {
     const Segment segment = rollout.run(*lease, lease.version());
     proof.end(*lease);
     pace.made(segment.tag);
-    trajectories.send(segment, Clock::now() + 100ms);
+    trajectories.send(encode(segment), Clock::now() + 100ms);
   }
   return 0;
 }

@@ -35,9 +35,9 @@ class TrajectoriesTest : public testing::Test {
 TEST_F(TrajectoriesTest, SendsToTheRanksInTurn) {
   SegmentCollector first(directory_, 0);
   SegmentCollector second(directory_, 1);
-  SegmentSender sender(directory_, 2);
+  TrajectorySender sender(directory_, 2);
 
-  for (int i = 0; i < 4; ++i) ASSERT_TRUE(sender.send(example_segment({1, 5}), soon()));
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(sender.send(encode(example_segment({1, 5})), soon()));
 
   EXPECT_EQ(first.collect({1, 5}, 2, soon()), 2U);
   EXPECT_EQ(second.collect({1, 5}, 2, soon()), 2U);
@@ -45,27 +45,27 @@ TEST_F(TrajectoriesTest, SendsToTheRanksInTurn) {
 
 TEST_F(TrajectoriesTest, PassesOverARankThatIsNotThere) {
   SegmentCollector second(directory_, 1);
-  SegmentSender sender(directory_, 2);
+  TrajectorySender sender(directory_, 2);
 
-  ASSERT_TRUE(sender.send(example_segment({1, 5}), Clock::now() + 2s));
+  ASSERT_TRUE(sender.send(encode(example_segment({1, 5})), Clock::now() + 2s));
 
   EXPECT_EQ(second.collect({1, 5}, 1, soon()), 1U);
 }
 
 TEST_F(TrajectoriesTest, GivesUpAtTheDeadlineWhereNobodyListens) {
-  SegmentSender sender(directory_, 2);
+  TrajectorySender sender(directory_, 2);
 
-  EXPECT_FALSE(sender.send(example_segment({1, 5}), Clock::now() + 20ms));
+  EXPECT_FALSE(sender.send(encode(example_segment({1, 5})), Clock::now() + 20ms));
 }
 
 TEST_F(TrajectoriesTest, DropsWhatIsMoreThanOneVersionOld) {
   SegmentCollector collector(directory_, 0);
-  SegmentSender sender(directory_, 1);
+  TrajectorySender sender(directory_, 1);
   for (const WeightTag tag : {WeightTag(1, 3), WeightTag(1, 4), WeightTag(1, 5), WeightTag(2, 5)}) {
-    ASSERT_TRUE(sender.send(example_segment(tag), soon()));
+    ASSERT_TRUE(sender.send(encode(example_segment(tag)), soon()));
   }
   // Of the newest version and last, so that the four before it have been read when it has.
-  ASSERT_TRUE(sender.send(example_segment({1, 5}), soon()));
+  ASSERT_TRUE(sender.send(encode(example_segment({1, 5})), soon()));
 
   ASSERT_EQ(collector.collect({1, 5}, 3, soon()), 3U);
 
@@ -75,9 +75,9 @@ TEST_F(TrajectoriesTest, DropsWhatIsMoreThanOneVersionOld) {
 
 TEST_F(TrajectoriesTest, HandsOutTheNewestFirstAndKeepsTheRest) {
   SegmentCollector collector(directory_, 0);
-  SegmentSender sender(directory_, 1);
+  TrajectorySender sender(directory_, 1);
   for (const WeightTag tag : {WeightTag(1, 4), WeightTag(1, 5), WeightTag(1, 4)}) {
-    ASSERT_TRUE(sender.send(example_segment(tag), soon()));
+    ASSERT_TRUE(sender.send(encode(example_segment(tag)), soon()));
   }
   ASSERT_EQ(collector.collect({1, 5}, 3, soon()), 3U);
 
@@ -93,8 +93,8 @@ TEST_F(TrajectoriesTest, HandsOutTheNewestFirstAndKeepsTheRest) {
 
 TEST_F(TrajectoriesTest, GathersTheReturnsOfFinishedEpisodes) {
   SegmentCollector collector(directory_, 0);
-  SegmentSender sender(directory_, 1);
-  ASSERT_TRUE(sender.send(example_segment({1, 5}), soon()));
+  TrajectorySender sender(directory_, 1);
+  ASSERT_TRUE(sender.send(encode(example_segment({1, 5})), soon()));
   ASSERT_EQ(collector.collect({1, 5}, 1, soon()), 1U);
 
   EXPECT_EQ(collector.take_episode_returns(), (std::vector<float>{17.0F, 23.0F}));

@@ -19,11 +19,16 @@ namespace {
 
 class ShmLane final : public Lane {
  public:
-  ShmLane(const LaneOptions& options, std::unique_ptr<Flight> flight)
-      : flight_(std::move(flight)), pool_(options.copy_threads, *flight_) {}
+  ShmLane(const LaneOptions& options, SlotUse use, std::unique_ptr<Flight> flight)
+      : cache_(std::move(use)),
+        flight_(std::move(flight)),
+        pool_(options.copy_threads, *flight_) {}
 
   Result<std::shared_ptr<Segment>> acquire(const SegmentAddress& address) override {
     return cache_.acquire(address);
+  }
+  Result<std::shared_ptr<Draft>> follow(const SegmentAddress& address) override {
+    return cache_.follow(address);
   }
 
   Status submit(const std::shared_ptr<Segment>& segment, Bucket bucket) override {
@@ -81,7 +86,7 @@ Status ShmTransport::viable() const {
 Result<std::unique_ptr<Lane>> ShmTransport::open_lane(const LaneOptions& options) {
   auto flight = Flight::make(options);
   if (!flight) return flight.status();
-  return std::unique_ptr<Lane>(std::make_unique<ShmLane>(options, std::move(*flight)));
+  return std::unique_ptr<Lane>(std::make_unique<ShmLane>(options, use_, std::move(*flight)));
 }
 
 }  // namespace weightcast::transport

@@ -1,10 +1,29 @@
 #include "transport/shm/slot_cache.hpp"
 
+#include "base/log.hpp"
 #include "staging/object_name.hpp"
+#include "staging/slot_format.hpp"
 
 namespace weightcast::transport {
 
-MappedSlot::MappedSlot(std::unique_ptr<staging::SlotReader> reader) : reader_(std::move(reader)) {}
+MappedSlot::MappedSlot(std::unique_ptr<staging::SlotReader> reader,
+                       std::shared_ptr<driver::Cuda> cuda)
+    : reader_(std::move(reader)), cuda_(std::move(cuda)) {
+  const std::span<std::byte> payload = reader_->payload();
+  if (!cuda_ || payload.empty()) return;
+  const std::span<std::byte> pages(payload.data(), staging::mapped_bytes(payload.size()));
+  if (Status status = cuda_->register_host(pages.data(), pages.size()); !status) {
+    base::log(LogLevel::kWarn, "event=slot_not_registered bytes=" + std::to_string(pages.size()) +
+                                   " why=\"" + status.to_string() +
+                                   "\" what=\"its bytes are copied twice on their way to the device\"");
+    return;
+  }
+  registered_ = pages;
+}
+
+MappedSlot::~MappedSlot() {
+  if (!registered_.empty()) cuda_->unregister_host(registered_.data(), registered_.size());
+}
 
 Status MappedSlot::hold(const SegmentAddress& address) {
   const std::lock_guard guard(mutex_);
@@ -37,39 +56,95 @@ void MappedSlot::let_go() noexcept {
 
 namespace {
 
-/// `slot` holds once more already.
-std::shared_ptr<Segment> segment_of(std::shared_ptr<MappedSlot> slot,
-                                    const SegmentAddress& address) {
-  return std::make_shared<ShmSegment>(std::move(slot), address);
-}
+class SlotDraft final : public Draft {
+ public:
+  SlotDraft(std::shared_ptr<MappedSlot> slot, const SegmentAddress& address)
+      : slot_(std::move(slot)),
+        generation_(address.generation),
+        payload_bytes_(address.payload_bytes) {}
+  std::optional<std::uint64_t> written() noexcept override { return slot_->written(generation_); }
+  std::span<const std::byte> registered_view() noexcept override {
+    return slot_->payload().first(payload_bytes_);
+  }
+
+ private:
+  const std::shared_ptr<MappedSlot> slot_;
+  const std::uint64_t generation_;
+  const std::uint64_t payload_bytes_;
+};
 
 }  // namespace
 
-Result<std::shared_ptr<Segment>> SlotCache::acquire(const SegmentAddress& address) {
-  const auto name = staging::parse_object_name(address.object);
+Status SlotCache::meet(const std::string& object) {
+  auto reader = staging::SlotReader::open(object, use_.mapping);
+  if (!reader) return reader.status();
+  slots_.emplace(object, std::make_shared<MappedSlot>(std::move(*reader), use_.cuda));
+  return Status::ok();
+}
+
+void SlotCache::meet_siblings(const std::string& object) {
+  const std::string prefix(staging::prefix_of(object));
+  for (std::uint32_t slot = 0; slot < staging::kMaxSlots; ++slot) {
+    const std::string name = staging::slot_name(prefix, slot);
+    if (!slots_.contains(name) && !meet(name)) return;
+  }
+}
+
+Result<std::shared_ptr<MappedSlot>> SlotCache::find(const std::string& object) {
+  const auto name = staging::parse_object_name(object);
   if (!name || !name->slot) {
-    return Status(Code::kInvalid, "\"" + address.object +
+    return Status(Code::kInvalid, "\"" + object +
                                       "\" is no slot's name: expected weightcast."
                                       "<uid>.<job>.<policy>.<run>.r<rank>.<incarnation>.s<slot>");
   }
-  const std::string_view owner = staging::prefix_of(address.object);
-  if (owner != owner_) {
+  const std::string_view owner = staging::prefix_of(object);
+  const bool is_new_owner = owner != owner_;
+  if (is_new_owner) {
     // Another life of the source. Segments that are still held keep their slots themselves.
     slots_.clear();
     owner_ = owner;
   }
-  if (const auto known = slots_.find(address.object); known != slots_.end()) {
-    Status held = known->second->hold(address);
-    if (held) return segment_of(known->second, address);
-    if (held.code() != Code::kStale || !known->second->gone()) return held;
-    slots_.erase(known);  // an owner that made its slab anew may have used the name again
+  if (!slots_.contains(object)) {
+    if (Status met = meet(object); !met) return met;
+    if (is_new_owner && use_.cuda) meet_siblings(object);
   }
-  auto reader = staging::SlotReader::open(address.object);
-  if (!reader) return reader.status();
-  auto slot = std::make_shared<MappedSlot>(std::move(*reader));
-  slots_.emplace(address.object, slot);
-  if (Status held = slot->hold(address); !held) return held;
-  return segment_of(std::move(slot), address);
+  return slots_.at(object);
+}
+
+Result<SlotHold> SlotCache::hold(const SegmentAddress& address) {
+  auto slot = find(address.object);
+  if (!slot) return slot.status();
+  Status held = (*slot)->hold(address);
+  if (!held && held.code() == Code::kStale && (*slot)->gone()) {
+    // An owner that made its slab anew may have used the name again.
+    slots_.erase(address.object);
+    slot = find(address.object);
+    if (!slot) return slot.status();
+    held = (*slot)->hold(address);
+  }
+  if (!held) return held;
+  return SlotHold(std::move(*slot));
+}
+
+Result<std::shared_ptr<Segment>> SlotCache::acquire(const SegmentAddress& address) {
+  auto held = hold(address);
+  if (!held) return held.status();
+  if (held->slot().payload().size() < address.payload_bytes) {
+    return Status(Code::kInvalid, "the bytes of slot " + address.object +
+                                      " lie in a device's memory: read them over cuda_ipc");
+  }
+  return std::shared_ptr<Segment>(
+      std::make_shared<ShmSegment>(std::move(*held), address));
+}
+
+Result<std::shared_ptr<Draft>> SlotCache::follow(const SegmentAddress& address) {
+  auto slot = find(address.object);
+  if (!slot) return slot.status();
+  if (!(*slot)->is_registered() || (*slot)->payload().size() < address.payload_bytes) {
+    return Status(Code::kUnavailable, "slot " + address.object +
+                                          " is not registered, so it is read once it is sealed");
+  }
+  return std::shared_ptr<Draft>(std::make_shared<SlotDraft>(std::move(*slot), address));
 }
 
 }  // namespace weightcast::transport

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "clock.hpp"
-#include "segment.hpp"
+#include "weight_tag.hpp"
 
 namespace rl_loop {
 

@@ -44,7 +44,7 @@ std::uint64_t hash_tensors(const torch::nn::Module& module) {
   const std::unique_ptr<XXH3_state_t, FreeState> state(XXH3_createState());
   XXH3_64bits_reset(state.get());
   for (const auto& [name, tensor] : tensors) {
-    const torch::Tensor bytes = tensor.contiguous();
+    const torch::Tensor bytes = tensor.contiguous().cpu();
     const auto type = static_cast<std::int64_t>(bytes.scalar_type());
     // With its terminating zero, so that no name runs into what follows.
     XXH3_64bits_update(state.get(), name.c_str(), name.size() + 1);

@@ -4,7 +4,7 @@
 #include <fstream>
 #include <string>
 
-#include "segment.hpp"
+#include "weight_tag.hpp"
 
 namespace torch::nn {
 class Module;
