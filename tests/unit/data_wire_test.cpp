@@ -54,6 +54,84 @@ TEST(DataWireTest, AReplyComesBackAsItWas) {
   EXPECT_EQ(got->digest, sent.digest);
 }
 
+DataRequest some_session_request() {
+  DataRequest request{.id = 9, .kind = RequestKind::kSession, .segment = some_request().segment};
+  request.session = {"engine1", 3,  request.segment.version, request.segment.generation,
+                     77,        "GPU-7", 22809, 12, 4, false};
+  return request;
+}
+
+TEST(DataWireTest, AnAskForASessionComesBackAsItWas) {
+  const DataRequest sent = some_session_request();
+
+  const auto got = decode_request(bytes_of(encode(sent)));
+
+  ASSERT_TRUE(got.is_ok()) << got.status().to_string();
+  EXPECT_EQ(got->kind, RequestKind::kSession);
+  const SessionAsk& ask = got->session;
+  EXPECT_EQ(ask.name, "engine1");
+  EXPECT_EQ(ask.incarnation, 3U);
+  EXPECT_EQ(ask.version, sent.segment.version);
+  EXPECT_EQ(ask.generation, 5U);
+  EXPECT_EQ(ask.plan, 77U);
+  EXPECT_EQ(ask.device, "GPU-7");
+  EXPECT_EQ(ask.nccl_version, 22809);
+  EXPECT_EQ(ask.have, 12U);
+  EXPECT_EQ(ask.failed, 4U);
+  EXPECT_FALSE(ask.is_ready);
+}
+
+TEST(DataWireTest, AnAnswerAboutASessionComesBackAsItWas) {
+  SessionAnswer go{SessionAnswer::Kind::kGo, {}, 6, {}, 2, 5, 11};
+  go.id.bytes.fill(std::byte{9});
+  const auto got = decode_reply(bytes_of(encode({.id = 7, .status = {}, .session = go})));
+  ASSERT_TRUE(got.is_ok()) << got.status().to_string();
+  ASSERT_TRUE(got->session);
+  EXPECT_EQ(got->session->kind, SessionAnswer::Kind::kGo);
+  EXPECT_EQ(got->session->session, 6U);
+  EXPECT_EQ(got->session->id, go.id);
+  EXPECT_EQ(got->session->rank, 2);
+  EXPECT_EQ(got->session->size, 5);
+  EXPECT_EQ(got->session->first, 11U);
+
+  const Status why(Code::kMismatch, "other buckets");
+  SessionAnswer refusal;
+  refusal.kind = SessionAnswer::Kind::kRefuse;
+  const auto refused =
+      decode_reply(bytes_of(encode({.id = 7, .status = why, .session = refusal})));
+  ASSERT_TRUE(refused.is_ok());
+  EXPECT_EQ(refused->session->kind, SessionAnswer::Kind::kRefuse);
+  EXPECT_EQ(refused->session->status.code(), Code::kMismatch);
+  EXPECT_EQ(refused->session->status.message(), "other buckets");
+}
+
+TEST(DataWireTest, SessionsThatMakeNoSenseAreRefused) {
+  const auto ask_code = [](auto&& spoil) {
+    DataRequest request = some_session_request();
+    spoil(request.session);
+    return decode_request(bytes_of(encode(request))).status().code();
+  };
+  EXPECT_EQ(ask_code([](SessionAsk& ask) { ask.name.clear(); }), Code::kInvalid);
+  EXPECT_EQ(ask_code([](SessionAsk& ask) { ask.name = std::string(256, 'x'); }), Code::kInvalid);
+  EXPECT_EQ(ask_code([](SessionAsk& ask) { ask.device = "GPU\n7"; }), Code::kInvalid);
+  const auto answer_code = [](auto&& spoil) {
+    data::Reply reply;
+    reply.set_format(kDataFormat);
+    data::SessionAnswer& answer = *reply.mutable_session();
+    answer.set_kind(1);
+    answer.set_id(std::string(128, 'i'));
+    answer.set_rank(1);
+    answer.set_size(2);
+    spoil(answer);
+    return decode_reply(bytes_of(reply.SerializeAsString())).status().code();
+  };
+  EXPECT_EQ(answer_code([](data::SessionAnswer&) {}), Code::kOk);
+  EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_kind(3); }), Code::kInvalid);
+  EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_id("short"); }), Code::kInvalid);
+  EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_rank(2); }), Code::kInvalid);
+  EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_size(1u << 30); }), Code::kInvalid);
+}
+
 TEST(DataWireTest, LongTextsAreCutToFitAReply) {
   const std::string bytes = encode({.id = 7, .status = {Code::kInternal, std::string(9999, 'x')}});
 

@@ -1,6 +1,7 @@
 // What the data sockets of both sides have in common.
 #pragma once
 
+#include <random>
 #include <string>
 #include <zmq.hpp>
 
@@ -25,6 +26,15 @@ inline void set_common_options(zmq::socket_t& socket, int socket_buffer_bytes) {
     socket.set(zmq::sockopt::sndbuf, socket_buffer_bytes);
     socket.set(zmq::sockopt::rcvbuf, socket_buffer_bytes);
   }
+}
+
+/// A routing id that nobody can guess.
+inline std::string random_identity() {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::random_device random;
+  std::string text;
+  for (int i = 0; i < 32; ++i) text += kDigits[random() % 16];
+  return text;
 }
 
 /// An error of ZeroMQ as ours.

@@ -3,11 +3,11 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <random>
 #include <utility>
 
 #include "base/signal_mask.hpp"
 #include "transport/bucket_runs.hpp"
+#include "transport/tcp/sockets.hpp"
 
 namespace weightcast::transport {
 namespace {
@@ -20,14 +20,6 @@ constexpr Duration kFirstBackoff = std::chrono::milliseconds(500);
 constexpr Duration kMostBackoff = std::chrono::seconds(4);
 /// A connection that stands and says nothing at all is begun anew.
 constexpr auto kSilence = std::chrono::seconds(6);
-
-std::string random_identity() {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::random_device random;
-  std::string text;
-  for (int i = 0; i < 32; ++i) text += kDigits[random() % 16];
-  return text;
-}
 
 }  // namespace
 

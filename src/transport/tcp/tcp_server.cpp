@@ -259,6 +259,16 @@ void TcpServer::Impl::take(const std::string& id, zmq::message_t& body) {
                                          " peers; this is one more: try again later"});
   }
   if (request->kind == RequestKind::kRelease) return peers.release(*peer, request->segment);
+  if (request->kind == RequestKind::kSession) {
+    SessionAnswer answer;
+    answer.kind = SessionAnswer::Kind::kRefuse;
+    answer.status = {Code::kUnavailable, "this source does not send over nccl"};
+    if (options.sessions) answer = options.sessions(request->session);
+    DataReply reply{.id = request->id, .status = answer.status};
+    reply.session = std::move(answer);
+    send(id, reply, nullptr);
+    return;
+  }
   auto segment = peers.hold(*peer, request->segment, now);
   if (!segment) return refuse(segment.status());
   if (request->kind == RequestKind::kHold) {

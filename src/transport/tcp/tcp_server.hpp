@@ -9,6 +9,7 @@
 #include <string>
 
 #include "keys/key_ring.hpp"
+#include "transport/nccl/session.hpp"
 #include "transport/tcp/server_peers.hpp"
 #include "transport/transport.hpp"
 
@@ -24,6 +25,9 @@ struct TcpServerOptions {
   TcpServerLimits limits{};
   int io_threads = 1;           ///< of ZeroMQ; one carries a few peers, and encrypts for them
   int socket_buffer_bytes = 0;  ///< a connection, in the kernel; 0: as the system sizes it
+  /// Answers who asks for a place in an NCCL communicator. Called on the server's thread; must not
+  /// wait. Empty: they are told to take another transport.
+  std::function<SessionAnswer(const SessionAsk&)> sessions{};
   /// For tests: true sends the next bucket with a byte spoiled on the way.
   std::function<bool()> spoil{};
 };

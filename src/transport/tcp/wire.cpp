@@ -1,6 +1,7 @@
 #include "transport/tcp/wire.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "proto/data.pb.h"
@@ -44,6 +45,50 @@ Status read(const data::Segment& in, SegmentAddress& out) {
                    " characters, got " + std::to_string(out.object.size()) +
                    " bytes that are none");
   }
+  return Status::ok();
+}
+
+bool is_name(const std::string& text) {
+  return !text.empty() && text.size() <= kMaxNameBytes &&
+         std::none_of(text.begin(), text.end(), is_control);
+}
+
+Status read(const data::SessionAsk& in, const SegmentAddress& segment, SessionAsk& out) {
+  if (!is_name(in.name()) || !is_name(in.device())) {
+    return invalid("expected names of 1 to " + std::to_string(kMaxNameBytes) +
+                   " characters of an engine and its device in an ask for a session");
+  }
+  out.name = in.name();
+  out.incarnation = in.incarnation();
+  out.version = segment.version;
+  out.generation = segment.generation;
+  out.plan = in.plan();
+  out.device = in.device();
+  out.nccl_version = static_cast<int>(in.nccl_version() & 0x7fffffff);
+  out.have = in.have();
+  out.failed = in.failed();
+  out.is_ready = in.is_ready();
+  return Status::ok();
+}
+
+Status read(const data::SessionAnswer& in, SessionAnswer& out) {
+  if (in.kind() > static_cast<std::uint32_t>(SessionAnswer::Kind::kRefuse)) {
+    return invalid("expected a known answer about a session, got " + std::to_string(in.kind()));
+  }
+  out.kind = static_cast<SessionAnswer::Kind>(in.kind());
+  if (out.kind != SessionAnswer::Kind::kGo) return Status::ok();
+  if (in.id().size() != out.id.bytes.size() || in.size() > static_cast<std::uint32_t>(kMaxRanks) ||
+      in.rank() >= in.size()) {
+    return invalid("expected an id of " + std::to_string(out.id.bytes.size()) +
+                   " bytes and a rank below a size of at most " + std::to_string(kMaxRanks) +
+                   ", got " + std::to_string(in.id().size()) + ", " + std::to_string(in.rank()) +
+                   ", " + std::to_string(in.size()));
+  }
+  out.session = in.session();
+  std::memcpy(out.id.bytes.data(), in.id().data(), out.id.bytes.size());
+  out.rank = static_cast<int>(in.rank());
+  out.size = static_cast<int>(in.size());
+  out.first = in.first();
   return Status::ok();
 }
 
@@ -91,6 +136,17 @@ std::string encode(const DataRequest& request) {
     to.set_stride(strip.stride);
   }
   out.set_want_digest(request.want_digest);
+  if (request.kind == RequestKind::kSession) {
+    data::SessionAsk& ask = *out.mutable_session();
+    ask.set_name(request.session.name);
+    ask.set_incarnation(request.session.incarnation);
+    ask.set_plan(request.session.plan);
+    ask.set_device(request.session.device);
+    ask.set_nccl_version(static_cast<std::uint32_t>(request.session.nccl_version));
+    ask.set_have(request.session.have);
+    ask.set_failed(request.session.failed);
+    ask.set_is_ready(request.session.is_ready);
+  }
   return out.SerializeAsString();
 }
 
@@ -105,6 +161,17 @@ std::string encode(const DataReply& reply) {
     out.set_has_digest(true);
     out.set_digest_a(reply.digest->a);
     out.set_digest_b(reply.digest->b);
+  }
+  if (reply.session) {
+    data::SessionAnswer& answer = *out.mutable_session();
+    answer.set_kind(static_cast<std::uint32_t>(reply.session->kind));
+    if (reply.session->kind == SessionAnswer::Kind::kGo) {
+      answer.set_session(reply.session->session);
+      answer.set_id(reply.session->id.bytes.data(), reply.session->id.bytes.size());
+      answer.set_rank(static_cast<std::uint32_t>(reply.session->rank));
+      answer.set_size(static_cast<std::uint32_t>(reply.session->size));
+      answer.set_first(reply.session->first);
+    }
   }
   return out.SerializeAsString();
 }
@@ -124,10 +191,16 @@ Result<DataRequest> decode_request(std::span<const std::byte> bytes) {
     case data::KIND_RELEASE:
       out.kind = RequestKind::kRelease;
       break;
+    case data::KIND_SESSION:
+      out.kind = RequestKind::kSession;
+      break;
     default:
       return invalid("expected a known kind of request, got " + std::to_string(in.kind()));
   }
   if (Status s = read(in.segment(), out.segment); !s) return s;
+  if (out.kind == RequestKind::kSession) {
+    if (Status s = read(in.session(), out.segment, out.session); !s) return s;
+  }
   if (out.kind != RequestKind::kBucket) return out;
   if (static_cast<std::size_t>(in.strips_size()) > kMaxStrips) {
     return invalid("expected at most " + std::to_string(kMaxStrips) + " strips, got " +
@@ -163,6 +236,10 @@ Result<DataReply> decode_reply(std::span<const std::byte> bytes) {
     out.status = Status(code, std::move(text));
   }
   if (in.has_digest()) out.digest = base::Digest{in.digest_a(), in.digest_b()};
+  if (in.has_session()) {
+    if (Status s = read(in.session(), out.session.emplace()); !s) return s;
+    out.session->status = out.status;
+  }
   return out;
 }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/digest.hpp"
+#include "transport/nccl/session.hpp"
 #include "transport/transport.hpp"
 
 namespace weightcast::transport {
@@ -26,8 +27,10 @@ inline constexpr std::size_t kMaxReplyBytes = 4096;  ///< without the payload
 inline constexpr std::size_t kMaxStrips = 8192;      ///< of one request
 inline constexpr std::uint64_t kMaxBucketBytes = std::uint64_t{64} << 20;
 inline constexpr std::size_t kMaxObjectBytes = 255;
+inline constexpr std::size_t kMaxNameBytes = 255;  ///< of who asks for a session, and of its device
+inline constexpr int kMaxRanks = 65536;            ///< of a communicator
 
-enum class RequestKind { kHold = 1, kBucket = 2, kRelease = 3 };
+enum class RequestKind { kHold = 1, kBucket = 2, kRelease = 3, kSession = 4 };
 
 /// Names its segment each time, so that a server that knows nothing yet can answer it.
 struct DataRequest {
@@ -38,6 +41,7 @@ struct DataRequest {
   std::uint64_t bytes = 0;   ///< of the bucket, strips or not
   std::vector<Strip> strips{};
   bool want_digest = false;
+  SessionAsk session{};  ///< of kSession; its version and generation are the segment's
 };
 
 struct DataReply {
@@ -45,6 +49,7 @@ struct DataReply {
   Status status;
   std::uint64_t bytes = 0;               ///< of the payload that follows; 0: none does
   std::optional<base::Digest> digest{};  ///< of those bytes, the first one being byte 0
+  std::optional<SessionAnswer> session{};  ///< to kSession; its status is this one's
 };
 
 /// Texts longer than a reply has room for are cut. Thread safety: pure, as all here.

@@ -1,0 +1,268 @@
+#include "transport/nccl/session.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace weightcast::transport {
+
+using Kind = SessionAnswer::Kind;
+
+void SessionHost::offer(const SessionOffer& offer, Clock::time_point now) {
+  withdraw(now);
+  offer_ = offer;
+  failures_ = 0;
+  refused_ = Status::ok();
+}
+
+void SessionHost::withdraw(Clock::time_point) {
+  offer_.reset();
+  guests_.clear();
+  is_of_offer_ = false;
+  if (phase_ == Phase::kRunning) {
+    abort();
+  } else if (phase_ != Phase::kAborting) {
+    phase_ = Phase::kIdle;
+  }
+}
+
+void SessionHost::abort() {
+  actions_.push_back({Action::Kind::kAbort, session_});
+  phase_ = Phase::kAborting;
+}
+
+Status SessionHost::check(const SessionAsk& ask) const {
+  if (!offer_ || ask.version != offer_->version || ask.generation != offer_->generation) {
+    return {Code::kStale, "the source does not offer that version over nccl (any more)"};
+  }
+  if (!refused_) return refused_;
+  if (ask.plan != offer_->plan) {
+    return {Code::kMismatch, "receiver " + ask.name + " has other buckets than the source: give " +
+                                 "both the same bucket size and layout, or use another transport"};
+  }
+  if (ask.nccl_version != offer_->nccl_version) {
+    return {Code::kMismatch, "expected NCCL " + std::to_string(offer_->nccl_version) +
+                                 ", receiver " + ask.name + " has " +
+                                 std::to_string(ask.nccl_version) + ": install the same one"};
+  }
+  if (ask.device == offer_->device) {
+    return {Code::kInvalid, "receiver " + ask.name + " is on the source's own GPU: NCCL takes a " +
+                                "GPU once; use cuda_ipc"};
+  }
+  for (const auto& [name, guest] : guests_) {
+    if (name != ask.name && !guest.is_done && guest.ask.device == ask.device) {
+      return {Code::kExists, "engine " + name + " is there by the same GPU as receiver " + ask.name +
+                                 ": read from it by cuda_ipc"};
+    }
+  }
+  return Status::ok();
+}
+
+SessionAnswer SessionHost::ask(const SessionAsk& ask, Clock::time_point now) {
+  if (Status s = check(ask); !s) return {.kind = Kind::kRefuse, .status = std::move(s)};
+  auto it = guests_.find(ask.name);
+  if (it != guests_.end() && it->second.ask.incarnation > ask.incarnation) {
+    return {.kind = Kind::kRefuse,
+            .status = {Code::kStale, "a newer life of receiver " + ask.name + " has asked"}};
+  }
+  const bool is_anew = it != guests_.end() && it->second.ask.incarnation < ask.incarnation;
+  const bool was_member = it != guests_.end() && it->second.in_session == session_;
+  // Its former life took part: that session cannot come to its end.
+  if (is_anew && was_member && phase_ == Phase::kRunning) abort();
+  if (is_anew) it->second = Guest{{}, now, 0, next_turn_++, false};
+  if (it == guests_.end()) it = guests_.emplace(ask.name, Guest{{}, now, 0, next_turn_++, false}).first;
+  Guest& guest = it->second;
+  if (guest.is_done && ask.failed < guest.in_session) return {};
+  guest.is_done = false;
+  guest.ask = ask;
+  guest.heard = now;
+  if (guest.in_session == session_ && phase_ == Phase::kRunning) {
+    if (ask.failed != session_) return go(ask.name);  // told again, where the answer was lost
+    abort();
+  }
+  gather(now);
+  return {};
+}
+
+SessionAnswer SessionHost::go(const std::string& name) const {
+  const auto rank = std::find(members_.begin(), members_.end(), name) - members_.begin() + 1;
+  return {Kind::kGo, {}, session_, id_, static_cast<int>(rank),
+          static_cast<int>(members_.size()) + 1, first_};
+}
+
+/// Of those who ask, who is in no session now, in the order of asking.
+std::vector<std::string> SessionHost::waiting() const {
+  std::vector<std::pair<std::uint64_t, std::string>> order;
+  for (const auto& [name, guest] : guests_) {
+    if (!guest.is_done) order.emplace_back(guest.turn, name);
+  }
+  std::sort(order.begin(), order.end());
+  std::vector<std::string> names;
+  for (auto& [turn, name] : order) names.push_back(std::move(name));
+  return names;
+}
+
+void SessionHost::forget_silent(Clock::time_point now) {
+  std::erase_if(guests_, [&](const auto& it) {
+    return !it.second.is_done && now - it.second.heard > options_.silent;
+  });
+}
+
+void SessionHost::gather(Clock::time_point now) {
+  if (phase_ != Phase::kIdle && phase_ != Phase::kGathering) return;
+  forget_silent(now);
+  std::vector<std::string> here = waiting();
+  if (here.empty()) {
+    phase_ = Phase::kIdle;
+    return;
+  }
+  if (phase_ == Phase::kIdle) {
+    phase_ = Phase::kGathering;
+    gathering_since_ = now;
+  }
+  const auto is_ready = [&](const std::string& name) { return guests_.at(name).ask.is_ready; };
+  if (options_.is_p2p) {
+    // One alone needs nobody else.
+    const auto it = std::find_if(here.begin(), here.end(), is_ready);
+    if (it != here.end()) begin({*it});
+    return;
+  }
+  const std::size_t most = options_.expected != 0 ? options_.expected : options_.most;
+  const Duration window = failures_ > 0 ? options_.silent : options_.window;
+  if (here.size() < most && now - gathering_since_ < window) return;
+  if (!std::all_of(here.begin(), here.end(), is_ready)) return;
+  if (here.size() > options_.most) here.resize(options_.most);
+  begin(here);
+}
+
+void SessionHost::begin(const std::vector<std::string>& here) {
+  members_ = here;
+  ++session_;
+  is_of_offer_ = true;
+  phase_ = Phase::kMakingId;
+  actions_.push_back({Action::Kind::kMakeId, session_});
+}
+
+void SessionHost::id_made(std::uint64_t session, const Result<driver::NcclUniqueId>& id,
+                          Clock::time_point now) {
+  if (session != session_ || phase_ != Phase::kMakingId) return;
+  if (!id) {
+    phase_ = Phase::kRunning;
+    return flow_ended(session, id.status(), now);
+  }
+  id_ = *id;
+  first_ = 0xffffffff;
+  for (const std::string& name : members_) {
+    Guest& guest = guests_.at(name);
+    guest.in_session = session_;
+    first_ = std::min(first_, guest.ask.have);
+  }
+  phase_ = Phase::kRunning;
+  actions_.push_back({Action::Kind::kStart, session_, id_, static_cast<int>(members_.size()) + 1,
+                      first_, members_});
+}
+
+void SessionHost::flow_failing(std::uint64_t session) {
+  if (session == session_ && phase_ == Phase::kRunning) phase_ = Phase::kAborting;
+}
+
+void SessionHost::flow_ended(std::uint64_t session, const Status& status, Clock::time_point now) {
+  if (session != session_ || (phase_ != Phase::kRunning && phase_ != Phase::kAborting)) return;
+  phase_ = Phase::kIdle;
+  const std::vector<std::string> members = std::exchange(members_, {});
+  if (!is_of_offer_) return gather(now);
+  for (const std::string& name : members) {
+    const auto it = guests_.find(name);
+    if (it == guests_.end() || it->second.in_session != session) continue;
+    if (status && it->second.ask.failed != session) {
+      it->second.is_done = true;
+    } else if (it->second.ask.failed == session) {
+      it->second.in_session = 0;
+    } else {
+      guests_.erase(it);  // whether it lives shows when it asks again
+    }
+  }
+  if (status) {
+    failures_ = 0;
+  } else if (++failures_ >= options_.failures && !options_.is_p2p) {
+    refused_ = {Code::kUnavailable, "NCCL failed " + std::to_string(failures_) +
+                                        " times in a row, the last time: " + status.message() +
+                                        "; this version goes over another transport"};
+  }
+  gather(now);
+}
+
+void SessionHost::tick(Clock::time_point now) {
+  if (offer_ && refused_) gather(now);
+}
+
+std::vector<SessionHost::Action> SessionHost::take_actions() { return std::exchange(actions_, {}); }
+
+SessionGuest::SessionGuest(const SessionOptions& options, SessionAsk first, Clock::time_point now)
+    : options_(options), ask_(std::move(first)), next_ask_(now), asking_since_(now),
+      heard_(now) {}
+
+void SessionGuest::fail(Status why) {
+  phase_ = Phase::kFailed;
+  status_ = std::move(why);
+}
+
+std::optional<SessionAsk> SessionGuest::next_ask(Clock::time_point now) {
+  tick(now);
+  if (phase_ != Phase::kAsking || now < next_ask_) return std::nullopt;
+  next_ask_ = now + options_.ask_every;
+  return ask_;
+}
+
+void SessionGuest::answered(const SessionAnswer& answer, Clock::time_point now) {
+  if (phase_ != Phase::kAsking) return;
+  heard_ = now;
+  switch (answer.kind) {
+    case Kind::kWait:
+      return;
+    case Kind::kRefuse:
+      return fail(answer.status);
+    case Kind::kGo:
+      // An answer to an ask from before the failure.
+      if (answer.session <= ask_.failed || !ask_.is_ready) return;
+      if (answer.rank < 1 || answer.rank >= answer.size || answer.first > ask_.have) {
+        return fail({Code::kInvalid, "the source's answer makes no sense: rank " +
+                                         std::to_string(answer.rank) + " of " +
+                                         std::to_string(answer.size) + " from bucket " +
+                                         std::to_string(answer.first)});
+      }
+      go_ = answer;
+      phase_ = Phase::kFlowing;
+  }
+}
+
+void SessionGuest::flow_ended(const Status& status, std::uint32_t have, Clock::time_point now) {
+  if (phase_ != Phase::kFlowing) return;
+  if (status) {
+    phase_ = Phase::kDone;
+    return;
+  }
+  if (++failures_ >= options_.failures) {
+    return fail({Code::kUnavailable, "NCCL failed " + std::to_string(failures_) +
+                                         " times in a row, the last time: " + status.message()});
+  }
+  ask_.have = std::max(ask_.have, have);
+  ask_.failed = go_.session;
+  ask_.is_ready = false;
+  phase_ = Phase::kAsking;
+  next_ask_ = asking_since_ = heard_ = now;
+}
+
+void SessionGuest::rested(Clock::time_point now) {
+  ask_.is_ready = true;
+  next_ask_ = now;
+}
+
+void SessionGuest::tick(Clock::time_point now) {
+  if (phase_ != Phase::kAsking) return;
+  const bool is_silent = now - heard_ > options_.give_up;
+  if (!is_silent && now - asking_since_ <= options_.wait_most) return;
+  fail({Code::kUnavailable, is_silent ? "the source does not answer to asks for an nccl session"
+                                      : "the source told to wait for an nccl session for too long"});
+}
+
+}  // namespace weightcast::transport

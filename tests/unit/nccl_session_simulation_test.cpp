@@ -1,0 +1,217 @@
+#include <algorithm>
+#include <memory>
+#include <random>
+
+#include "unit/nccl_session_fixture.hpp"
+
+namespace weightcast::transport {
+namespace {
+
+using Phase = SessionGuest::Phase;
+using HostAction = SessionHost::Action;
+constexpr std::uint32_t kBuckets = 20;
+
+/// A source and receivers over a network that loses and delays, flows that fail where a member dies or
+/// does not come, and aborts that take a while.
+class Simulation {
+ public:
+  explicit Simulation(std::uint64_t seed) : random_(seed) {
+    options_.is_p2p = chance(0.3);
+    const int count = static_cast<int>(below(6)) + 1;
+    options_.expected = chance(0.5) ? static_cast<std::uint32_t>(count) : 0;
+    options_.failures = 4;
+    loss_ = chance(0.5) ? 0.1 : 0;
+    host_ = std::make_unique<SessionHost>(options_);
+    host_->offer(offer_of(1), now_);
+    for (int i = 0; i < count; ++i) {
+      Guest guest;
+      guest.machine = std::make_unique<SessionGuest>(options_, ask_of(i), now_);
+      guest.comes_at = now_ + std::chrono::milliseconds(below(200));
+      if (chance(0.25)) guest.dies_at = now_ + std::chrono::milliseconds(below(3000));
+      guests_.push_back(std::move(guest));
+    }
+  }
+
+  void run() {
+    const auto end = now_ + std::chrono::seconds(200);
+    while (now_ < end && !all_ended()) turn();
+    EXPECT_TRUE(all_ended()) << "somebody waits for ever";
+    for (const Guest& guest : guests_) {
+      if (guest.is_dead) continue;
+      if (guest.machine->phase() == Phase::kDone) {
+        EXPECT_EQ(guest.have, kBuckets);
+      } else {
+        EXPECT_NE(guest.machine->status().code(), Code::kOk);
+      }
+    }
+  }
+  /// How many of those who live have all buckets.
+  bool all_living_are_done() const {
+    return std::all_of(guests_.begin(), guests_.end(), [](const Guest& guest) {
+      return guest.is_dead || guest.machine->phase() == Phase::kDone;
+    });
+  }
+  std::size_t deaths() const {
+    return static_cast<std::size_t>(std::count_if(guests_.begin(), guests_.end(),
+                                                  [](const Guest& g) { return g.is_dead; }));
+  }
+
+ private:
+  static constexpr auto kJoin = std::chrono::seconds(10);
+  struct Guest {
+    std::unique_ptr<SessionGuest> machine;
+    Clock::time_point comes_at;
+    Clock::time_point dies_at = Clock::time_point::max();
+    bool is_dead = false;
+    std::uint32_t have = 0;
+    std::uint64_t in_flow = 0;
+    Clock::time_point since{};
+    Clock::time_point rests_until = Clock::time_point::max();
+  };
+  struct Flow {
+    std::uint64_t session = 0;
+    std::vector<std::size_t> members;
+    std::uint32_t next = 0;
+    Clock::time_point since;
+    bool is_failed = false;
+  };
+
+  std::uint64_t below(std::uint64_t n) { return random_() % n; }
+  bool chance(double p) { return std::uniform_real_distribution<>(0, 1)(random_) < p; }
+
+  bool all_ended() const {
+    return std::all_of(guests_.begin(), guests_.end(), [](const Guest& g) {
+      return g.is_dead || g.machine->phase() == Phase::kDone ||
+             g.machine->phase() == Phase::kFailed;
+    });
+  }
+
+  void turn() {
+    now_ += std::chrono::milliseconds(1);
+    for (Guest& guest : guests_) {
+      if (now_ >= guest.dies_at) guest.is_dead = true;
+      if (guest.is_dead || now_ < guest.comes_at) continue;
+      if (now_ >= guest.rests_until) {
+        guest.machine->rested(now_);
+        guest.rests_until = Clock::time_point::max();
+      }
+      if (const auto ask = guest.machine->next_ask(now_); ask && !chance(loss_)) {
+        const SessionAnswer answer = host_->ask(*ask, now_);
+        if (!chance(loss_)) guest.machine->answered(answer, now_);
+        if (guest.machine->phase() == Phase::kFlowing) {
+          guest.in_flow = guest.machine->go().session;
+          guest.since = now_;
+        }
+      }
+      // It came too late: nobody is in that communicator, or the others wait for somebody.
+      if (guest.in_flow != 0 && now_ - guest.since > kJoin && !is_running(guest.in_flow)) {
+        fail(guest);
+      }
+    }
+    host_->tick(now_);
+    for (HostAction& action : host_->take_actions()) act(action);
+    bring_on();
+  }
+
+  bool is_running(std::uint64_t session) const {
+    return flow_ && !host_rests_until_ && flow_->session == session && flow_->next > 0;
+  }
+  void fail(Guest& guest) {
+    guest.in_flow = 0;
+    guest.rests_until = now_ + std::chrono::milliseconds(below(1700));
+    guest.machine->flow_ended({Code::kUnavailable, "a member is gone"}, guest.have, now_);
+  }
+
+  void act(const HostAction& action) {
+    switch (action.kind) {
+      case HostAction::Kind::kMakeId:
+        host_->id_made(action.session, id_of(action.session), now_);
+        for (HostAction& next : host_->take_actions()) act(next);
+        return;
+      case HostAction::Kind::kStart: {
+        ASSERT_FALSE(flow_) << "two flows on one GPU";
+        Flow flow{action.session, {}, action.first, now_};
+        for (const std::string& name : action.receivers) {
+          flow.members.push_back(static_cast<std::size_t>(std::stoi(name.substr(6))));
+          EXPECT_LE(action.first, guests_[flow.members.back()].have) << "a bucket is left out";
+        }
+        flow_ = std::move(flow);
+        return;
+      }
+      case HostAction::Kind::kAbort:
+        if (flow_) flow_->is_failed = true;
+        return;
+    }
+  }
+
+  void bring_on() {
+    if (host_rests_until_ && now_ >= *host_rests_until_) {
+      host_rests_until_.reset();
+      const std::uint64_t session = flow_->session;
+      flow_.reset();
+      host_->flow_ended(session, {Code::kUnavailable, "a member is gone"}, now_);
+      return;
+    }
+    if (!flow_ || host_rests_until_) return;
+    bool all_here = true;
+    for (const std::size_t i : flow_->members) {
+      const Guest& guest = guests_[i];
+      flow_->is_failed = flow_->is_failed || guest.is_dead;
+      all_here = all_here && guest.in_flow == flow_->session;
+    }
+    if (!all_here && now_ - flow_->since > kJoin) flow_->is_failed = true;
+    if (flow_->is_failed) {
+      for (const std::size_t i : flow_->members) {
+        Guest& guest = guests_[i];
+        if (guest.is_dead || guest.in_flow != flow_->session) continue;
+        fail(guest);
+      }
+      host_->flow_failing(flow_->session);
+      host_rests_until_ = now_ + std::chrono::milliseconds(below(1700));
+      return;
+    }
+    if (!all_here) return;
+    if (flow_->next < kBuckets && chance(0.2)) {
+      for (const std::size_t i : flow_->members) {
+        guests_[i].have = std::max(guests_[i].have, flow_->next + 1);
+      }
+      ++flow_->next;
+    }
+    if (flow_->next < kBuckets) return;
+    for (const std::size_t i : flow_->members) {
+      guests_[i].in_flow = 0;
+      guests_[i].machine->flow_ended({}, kBuckets, now_);
+    }
+    const std::uint64_t session = flow_->session;
+    flow_.reset();
+    host_->flow_ended(session, {}, now_);
+  }
+
+  std::mt19937_64 random_;
+  SessionOptions options_;
+  double loss_ = 0;
+  Clock::time_point now_{std::chrono::hours(1)};
+  std::unique_ptr<SessionHost> host_;
+  std::vector<Guest> guests_;
+  std::optional<Flow> flow_;
+  std::optional<Clock::time_point> host_rests_until_;
+};
+
+TEST(SessionSimulationTest, WhoLivesEndsWhateverIsLostAndWhoeverDies) {
+  const std::uint64_t base = std::random_device{}();
+  std::size_t whole = 0;
+  std::size_t deaths = 0;
+  for (std::uint64_t i = 0; i < 400; ++i) {
+    SCOPED_TRACE("seed " + std::to_string(base + i));
+    Simulation simulation(base + i);
+    simulation.run();
+    if (HasFailure()) return;
+    whole += simulation.all_living_are_done() ? 1 : 0;
+    deaths += simulation.deaths();
+  }
+  EXPECT_GT(deaths, 10u);
+  EXPECT_GT(whole, 350u) << "others than the dead were sent to another transport";
+}
+
+}  // namespace
+}  // namespace weightcast::transport
