@@ -29,7 +29,7 @@ struct TrainerOptions : SharedOptions {
   std::size_t batches = 4;  ///< That a rank puts into one update.
   GrpoOptions grpo;
   WarmUpOptions warm_up;
-  double goal = 0.8;  ///< Share of the held-out problems to solve at the end.
+  double goal = 0.7;  ///< Share of the held-out problems to solve at the end.
   std::size_t held_out = 500;  ///< Problems that success is measured by.
   std::uint64_t evaluate_every = 5;  ///< Iterations.
   std::chrono::seconds time_limit{600};

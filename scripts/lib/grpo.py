@@ -138,7 +138,7 @@ def main():
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="rollout workers (default 2)")
     parser.add_argument("--batches-per-worker", type=int, default=2, metavar="N", help="of each worker in an update (default 2)")
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="trainer ranks (default 1)")
-    parser.add_argument("--goal", type=float, default=0.8, metavar="SHARE", help="of held-out problems to solve (default 0.8)")
+    parser.add_argument("--goal", type=float, default=0.7, metavar="SHARE", help="of held-out problems to solve (default 0.7)")
     parser.add_argument("--kl", type=float, default=0.0, metavar="WEIGHT", help="of the divergence from the first weights (default 0)")
     parser.add_argument("--show-every", type=int, default=5, metavar="N", help="iterations for a line (default 5)")
     parser.add_argument("--time-limit", type=float, default=600, metavar="S", help="seconds a seed (default 600)")
