@@ -232,7 +232,8 @@ def several(run):
             rows.append(row)
             try:
                 row.update(spread_out(run, devices, transport, staging))
-                run.say(f"  {devices} GPUs, {transport}: {1e3 * row['applied_s']:.1f} ms until the last engine")
+                longest = row["pause"]["busy"]["gap_us"]["max"]
+                run.say(f"  {devices} GPUs, {transport}: {1e3 * row['applied_s']:.1f} ms until the last engine; longest gap {longest:.0f} us")
             except NotRun as why:
                 row["not_run"] = str(why)
                 run.say(f"  {devices} GPUs, {transport}: not run: {why}")
@@ -271,4 +272,20 @@ def spread_out(run, devices, transport, staging):
             else:
                 rounds.append((max(line["at_ns"] for line in arrived) - point["at_ns"]) / 1e9)
         used = engines[0].ask()["transport"]
-    return {"engines": len(engines), "used": used, "applied_s": statistics.median(rounds[2:]), "rounds": rounds}
+        # A device of its own: no other process's work takes turns with its decode steps.
+        engines[0].tell(f"decode {DECODE_MS}")
+        engines[0].ask()
+        time.sleep(1)
+        engines[0].ask()
+        time.sleep(2)
+        quiet = engines[0].ask()["decode"]
+        for _ in range(8):
+            trainer.tell("next")
+            trainer.take("point")
+            verdict = trainer.take("verdict")
+            if verdict["why"] or verdict["lost"]:
+                raise Broken(f"version {verdict['number']}: {verdict['why'] or verdict['lost']}")
+        busy = engines[0].ask()["decode"]
+        engines[0].tell("decode off")
+    pause = {"quiet": quiet, "busy": busy}
+    return {"engines": len(engines), "used": used, "applied_s": statistics.median(rounds[2:]), "rounds": rounds, "pause": pause}

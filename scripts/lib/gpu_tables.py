@@ -166,10 +166,15 @@ def several(sections):
     if not section:
         return []
     rows = [
-        [row["devices"], row["transport"], outcome(row, lambda row: f"{1e3 * row['applied_s']:.1f} ms, by {row['used']}")]
+        [
+            row["devices"],
+            row["transport"],
+            outcome(row, lambda row: f"{1e3 * row['applied_s']:.1f} ms, by {row['used']}"),
+            *(f"{row['pause'][when]['gap_us']['max'] / 1e3:.2f}" if "pause" in row else "–" for when in ("busy", "quiet")),
+        ]
         for row in section.get("result") or []
-    ] or [["2, 4, 8", "–", f"not run: {section.get('why', '')}"]]
-    return ["### Several GPUs: until the last engine has applied", ""] + table(["GPUs", "transport", "applied"], rows)
+    ] or [["2, 4, 8", "–", f"not run: {section.get('why', '')}", "–", "–"]]
+    return ["### Several GPUs: until the last engine has applied", ""] + table(["GPUs", "transport", "applied", "longest gap between decode steps, ms", "without publishing"], rows)
 
 
 def tested(sections):
