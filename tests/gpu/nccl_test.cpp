@@ -18,9 +18,9 @@
 namespace weightcast {
 namespace {
 
-constexpr std::uint64_t kBytes = (std::uint64_t{24} << 20) + 4096 + 17;
+constexpr std::uint64_t kBytes = (std::uint64_t{192} << 20) + 4096 + 17;
 constexpr std::uint64_t kBucketBytes = std::uint64_t{2} << 20;
-constexpr int kBuckets = 13;
+constexpr int kBuckets = 97;  // so many that the rest never fits into what NCCL and sockets buffer
 
 class NcclProcessesTest : public ::testing::Test {
  protected:
