@@ -180,8 +180,8 @@ TEST(DeviceCaptureEndTest, ADeviceThatHangsKeepsNobody) {
   Policy policy = mixed_policy(7);
   // For the rest of the process, as what a hanging device may write to.
   auto* const rig = new Rig(fake(), policy, false);
-  static std::vector<Rig*> kept;
-  kept.push_back(rig);
+  static auto* const kept = new std::vector<Rig*>;  // reachable to the end, for leak checkers
+  kept->push_back(rig);
   rig->options.farewell = std::chrono::milliseconds(30);
   rig->open();
   rig->cuda->hold();
