@@ -17,7 +17,8 @@ namespace {
 constexpr std::string_view kPrefix = "WEIGHTCAST_";
 
 // Variables of the scripts, tests and benchmarks around the library.
-constexpr std::array<std::string_view, 2> kToolVariables = {"WEIGHTCAST_VENV", "WEIGHTCAST_PYTHON"};
+constexpr std::array<std::string_view, 3> kToolVariables = {"WEIGHTCAST_VENV", "WEIGHTCAST_PYTHON",
+                                                            "WEIGHTCAST_NCCL_LIBRARY"};
 constexpr std::array<std::string_view, 3> kToolPrefixes = {"WEIGHTCAST_SIM_", "WEIGHTCAST_TEST_",
                                                            "WEIGHTCAST_BENCH_"};
 

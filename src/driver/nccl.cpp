@@ -1,10 +1,10 @@
 #include "driver/nccl.hpp"
 
-#include <cstdlib>
 #include <mutex>
 #include <optional>
 #include <utility>
 
+#include "base/config.hpp"
 #include "driver/nccl_library.hpp"
 
 namespace weightcast::driver {
@@ -29,8 +29,7 @@ Result<std::shared_ptr<Nccl>> load_nccl() {
   const std::lock_guard lock(all.mutex);
   if (all.other != nullptr) return all.other;
   if (!all.machine) {
-    const char* const named = std::getenv("WEIGHTCAST_NCCL_LIBRARY");
-    all.machine = open_nccl(named != nullptr && *named != '\0' ? named : "libnccl.so.2");
+    all.machine = open_nccl(base::environment("WEIGHTCAST_NCCL_LIBRARY").value_or("libnccl.so.2"));
   }
   return *all.machine;
 }

@@ -116,6 +116,7 @@ TEST_F(RefusalTest, TwoVariablesForOneKeyAreRefused) {
 TEST_F(RefusalTest, VariablesOfTheScriptsAndOfKubernetesAreNoKeys) {
   for (const auto& [name, value] :
        {std::pair("WEIGHTCAST_VENV", "/venv"), std::pair("WEIGHTCAST_PYTHON", "python3"),
+        std::pair("WEIGHTCAST_NCCL_LIBRARY", "libnccl.so.2"),
         std::pair("WEIGHTCAST_SIM_SEEDS", "5"), std::pair("WEIGHTCAST_SERVICE_HOST", "10.0.0.1"),
         std::pair("WEIGHTCAST_SERVICE_PORT_CONTROL", "29577"),
         std::pair("WEIGHTCAST_PORT", "tcp://10.0.0.1:29577"),
