@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 
@@ -32,6 +33,22 @@ class TestKeys {
   std::string folder_;
 };
 
+/// Takes hold only while nobody asks TestSlab::can_overwrite(): to ask is to take the slot for a
+/// moment, and what asks to read it just then is told, for good, that its source writes into it.
+class UndisturbedStore final : public SegmentStore {
+ public:
+  UndisturbedStore(std::string prefix, std::shared_ptr<std::mutex> asking)
+      : store_(std::move(prefix)), asking_(std::move(asking)) {}
+  Result<std::shared_ptr<Segment>> hold(const SegmentAddress& address) override {
+    const std::lock_guard guard(*asking_);
+    return store_.hold(address);
+  }
+
+ private:
+  SlotStore store_;
+  const std::shared_ptr<std::mutex> asking_;
+};
+
 /// A source's slab, which can begin anew.
 class TestSlab {
  public:
@@ -54,6 +71,7 @@ class TestSlab {
   }
 
   bool can_overwrite(std::uint32_t slot) {
+    const std::lock_guard guard(*asking_);
     const bool can = slab_->try_lock(slot);
     if (can) slab_->unlock(slot);
     return can;
@@ -65,9 +83,9 @@ class TestSlab {
   }
 
   /// Of all lives of this source.
-  std::shared_ptr<SlotStore> store() const {
-    return std::make_shared<SlotStore>("weightcast." + std::to_string(::geteuid()) + "." + job_ +
-                                       ".");
+  std::shared_ptr<SegmentStore> store() const {
+    return std::make_shared<UndisturbedStore>(
+        "weightcast." + std::to_string(::geteuid()) + "." + job_ + ".", asking_);
   }
 
  private:
@@ -84,6 +102,7 @@ class TestSlab {
   const std::string job_ = test::unique_job();
   std::uint64_t incarnation_ = 0;
   std::unique_ptr<staging::Slab> slab_;
+  const std::shared_ptr<std::mutex> asking_ = std::make_shared<std::mutex>();
 };
 
 inline std::unique_ptr<TcpServer> start_server(const TcpServerOptions& options,

@@ -89,6 +89,7 @@ TYPED_TEST_P(TransportEndurance, LettingGoElsewhereNeverEndsANewHold) {
   std::condition_variable changed;
   std::deque<std::shared_ptr<Segment>> handed_over;
   bool over = false;
+  int let_go = 0;
   const auto lane = this->lane();
   const SegmentAddress address = this->publish(0, 5, 1000);
   std::thread engine([&] {
@@ -101,21 +102,31 @@ TYPED_TEST_P(TransportEndurance, LettingGoElsewhereNeverEndsANewHold) {
       lock.unlock();
       segment.reset();
       lock.lock();
+      ++let_go;
+      changed.notify_all();
     }
   });
   int lost = 0;
   for (int i = 0; i < 2000; ++i) {
+    if (i % 8 == 0) {  // at times nothing is held, so that a hold begins while another's end is told
+      std::unique_lock lock(mutex);
+      changed.wait(lock, [&] { return let_go == i; });
+    }
     auto segment = lane->acquire(address);
     if (!segment.is_ok() || !this->is_held(0)) ++lost;
     const std::lock_guard lock(mutex);
-    if (segment.is_ok()) handed_over.push_back(std::move(*segment));
+    if (segment.is_ok()) {
+      handed_over.push_back(std::move(*segment));
+    } else {
+      ++let_go;
+    }
     segment = Status(Code::kCancelled, "handed over");
-    changed.notify_one();
+    changed.notify_all();
   }
   {
     const std::lock_guard lock(mutex);
     over = true;
-    changed.notify_one();
+    changed.notify_all();
   }
   engine.join();
 
