@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Sourced by the scripts: brings a bare Debian 12, Ubuntu 22.04 or 24.04 to where weightcast can be
 # built, once, and knows how to build it. Callers use
-#   weightcast_set_up            packages, Python, tools, torch; then these are set:
+#   weightcast_set_up [without-torch]
+#                                packages, Python, tools, torch; then these are set (with torch the last two):
 #     root             the checkout
 #     tools_python     Python with meson (`-m mesonbuild.mesonmain`); ninja is beside it
 #     torch_python     Python with torch (`-m torch.distributed.run`)
@@ -44,6 +45,7 @@ system_packages=(
   g++ pkg-config util-linux
   libspdlog-dev libtoml11-dev libzmq3-dev cppzmq-dev libboost-dev libprotobuf-dev protobuf-compiler
   libgtest-dev nlohmann-json3-dev libxxhash-dev libcli11-dev
+  cmake make binutils dpkg-dev
 )
 
 package_is_installed() {
@@ -131,6 +133,10 @@ weightcast_set_up() {
   fi
   tools_python="$venv/bin/python"
   install_into_venv tools "meson==$meson_version" "ninja==$ninja_version"
+  if [[ ${1:-} == without-torch ]]; then
+    exec {setup_lock}>&-
+    return
+  fi
 
   if [[ -n ${WEIGHTCAST_VENV:-} ]]; then
     torch_python="$WEIGHTCAST_VENV/bin/python"

@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 using Names = std::set<std::string>;
 
 const std::array kFolders = {"include", "src",  "plugin",   "proto",   "tests", "examples",
-                             "bench",   "docs", "bindings", "scripts", ".ci"};
+                             "bench",   "docs", "bindings", "scripts", "packaging", ".ci"};
 
 // A room of src/, and the rooms that it may include besides itself (docs/architecture.md).
 const std::map<std::string, Names> kRooms = {
