@@ -7,12 +7,13 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib/setup.sh"
 usage() {
   cat <<'TEXT'
 usage: scripts/test.sh [--suite NAME]... [--filter GTEST_FILTER] [--quick]
-  --suite NAME   only this suite: unit, contract, simulation, integration, fault, torch,
+  --suite NAME   only this suite: unit, contract, simulation, integration, fault, torch, packages,
                  gpu (its cases skip where there is no device)
   --filter F     only cases that match F (GoogleTest's syntax)
   --quick        without the TSan and the ASan+UBSan builds
 environment:
   WEIGHTCAST_SIM_SEEDS   simulation seeds (default 2000; 200 in the ASan build)
+  WEIGHTCAST_TEST_RELEASE  set: packages also builds the whole library as a subproject (a minute)
   WEIGHTCAST_VENV        a venv with torch, used in place of the one in .deps/
   WEIGHTCAST_PYTHON      the Python to make .deps/venv with
 TEXT
@@ -26,7 +27,7 @@ while (($#)); do
     --suite)
       (($# > 1)) || fail "--suite needs a name"
       case $2 in
-        unit | contract | simulation | integration | fault | torch | gpu) suites+=("$2") ;;
+        unit | contract | simulation | integration | fault | torch | packages | gpu) suites+=("$2") ;;
         *) fail "unknown suite '$2'; see scripts/test.sh --help" ;;
       esac
       shift 2
@@ -126,7 +127,7 @@ sanitized=(-Dtorch=disabled -Dexamples=disabled -Db_lundef=false)
 # Lines are enough for a report, and half as much to write.
 quiet="-Wno-maybe-uninitialized -g1"
 
-mapfile -t chosen < <(wanted unit contract simulation integration fault torch gpu)
+mapfile -t chosen < <(wanted unit contract simulation integration fault torch packages gpu)
 WEIGHTCAST_SIM_SEEDS=$seeds stage test "${chosen[@]}" -- --werror "${common[@]}" \
   -Dtorch=enabled "-Dtorch_dir=$torch_dir"
 

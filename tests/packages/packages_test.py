@@ -206,6 +206,12 @@ class Packages(unittest.TestCase):
         needed = run(["readelf", "-d", folder / "build/publish_tensors"])
         self.assertNotRegex(needed, r"NEEDED.*(cuda|zmq|protobuf)")
 
+    @needs_tool("pkg-config")
+    def test_meson_finds_the_torch_plugin(self):
+        folder = self.consumer("torch")
+        said = run([*meson(), "setup", "-Dtorch_dir=/torch", folder / "build", folder], env=self.found_by_pkg_config())
+        self.assertRegex(said, rf"dependency weightcast-torch found: YES {self.version}")
+
     def test_plugin_without_torch_says_what_to_do(self):
         file = self.scratch / "no_torch.cpp"
         file.write_text("#include <weightcast/torch.hpp>\n")
