@@ -46,7 +46,9 @@ def run(command, cwd=None):
 def meson():
     if importlib.util.find_spec("mesonbuild"):
         return [sys.executable, "-m", "mesonbuild.mesonmain"]
-    return ["meson"]
+    if shutil.which("meson"):
+        return ["meson"]
+    sys.exit(f"error: neither {sys.executable} nor PATH has Meson; run scripts/package.sh, which brings one")
 
 
 def introspect(build, what):
@@ -62,6 +64,8 @@ def stage(build, options, folder):
     for file in (folder / "usr").rglob("*.pc"):
         text = file.read_text(encoding="utf-8")
         file.write_text(re.sub(r"(?m)^prefix=.*$", "prefix=/usr", text), encoding="utf-8")
+    for file in list((folder / "usr/share/man").rglob("*.[1-9]")):
+        run(["gzip", "-9n", file])
 
 
 def move(source, target, kind):
@@ -96,8 +100,6 @@ def pack(tree, fields, about, out, licence):
     size = sum(path.stat().st_size for path in tree.rglob("*") if path.is_file() and not path.is_symlink())
     fields = dict(fields, **{"Installed-Size": str(size // 1024 + 1)})
     control = "".join(f"{key}: {value}\n" for key, value in fields.items() if value)
-    (tree / "DEBIAN").mkdir()
-    (tree / "DEBIAN").chmod(0o755)
     (tree / "DEBIAN" / "control").write_text(f"{control}Description: {about[0]}\n {about[1]}\n")
     if fields["Section"] == "libs":
         (tree / "DEBIAN" / "triggers").write_text("activate-noawait ldconfig\n")
@@ -139,7 +141,7 @@ def main():
         library, dev, command = f"libweightcast{abi}", "libweightcast-dev", "weightcast"
         trees = {name: scratch / name for name in (library, dev, command)}
         for tree in trees.values():
-            tree.mkdir()
+            (tree / "DEBIAN").mkdir(parents=True)
         usr = lambda name: trees[name] / "usr"
         move(scratch / "usr", usr(library), lambda path: "/libweightcast.so." in path)
         move(scratch / "usr", usr(command), lambda path: path.startswith(("bin/", "share/")))
