@@ -21,7 +21,7 @@ constexpr std::uint32_t kAhead = 4;
 constexpr auto kPause = std::chrono::microseconds(100);
 
 // By then start() and the publish point that called it have returned.
-constexpr auto kWakeDelay = std::chrono::microseconds(50);
+constexpr auto kWorkerWakeDelay = std::chrono::microseconds(50);
 
 // Looks that fail in a row: then nothing runs on the device, which will not say so any more.
 constexpr int kMostErrors = 4;
@@ -42,7 +42,7 @@ DeviceWorker::DeviceWorker(DeviceCaptureOptions options, std::unique_ptr<DeviceL
 
 void DeviceWorker::wake_soon() noexcept {
   if (wake_.works()) {
-    wake_.wake_in(kWakeDelay);
+    wake_.wake_in(kWorkerWakeDelay);
   } else {
     changed_.notify_all();
   }

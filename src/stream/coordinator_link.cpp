@@ -10,7 +10,7 @@
 namespace weightcast::stream {
 namespace {
 constexpr auto kLookPeriod = std::chrono::milliseconds(50);
-constexpr int kMaxDropped = 64;  ///< by one call of receive()
+constexpr int kMaxDroppedACall = 64;  ///< by one call of receive()
 }  // namespace
 
 void CoordinatorLink::seek(Clock::time_point now, const std::function<bool()>& lost) {
@@ -37,7 +37,7 @@ void CoordinatorLink::seek(Clock::time_point now, const std::function<bool()>& l
 }
 
 std::optional<protocol::Message> CoordinatorLink::receive() {
-  for (int i = 0; client_ && i < kMaxDropped; ++i) {
+  for (int i = 0; client_ && i < kMaxDroppedACall; ++i) {
     const auto received = client_->receive();
     if (!received) break;
     auto message =

@@ -24,7 +24,7 @@ namespace {
 constexpr const char* kNewAnnouncementFile = "coordinator.new";
 constexpr std::size_t kMaxAnnouncementBytes = 4095;
 constexpr std::size_t kMaxWord = 64;
-constexpr std::size_t kMaxSocketPath = sizeof(sockaddr_un::sun_path) - 1;
+constexpr std::size_t kMaxMeetingPath = sizeof(sockaddr_un::sun_path) - 1;
 /// "/c-<16 digits, until the year 2286>-<10 digits>.sock"
 constexpr std::size_t kSocketNameBytes = 1 + 2 + 16 + 1 + 10 + 5;
 
@@ -51,11 +51,11 @@ Status check_base(const std::string& base) {
 }
 
 Status check_length(const std::string& place) {
-  if (place.size() + kSocketNameBytes <= kMaxSocketPath) return Status::ok();
+  if (place.size() + kSocketNameBytes <= kMaxMeetingPath) return Status::ok();
   return {Code::kInvalid,
           "the meeting place '" + place + "' is " + std::to_string(place.size()) +
               " bytes long, but a socket's path has room for " +
-              std::to_string(kMaxSocketPath - kSocketNameBytes) +
+              std::to_string(kMaxMeetingPath - kSocketNameBytes) +
               "; choose a shorter directory (option `directory`, WEIGHTCAST_DIR) or shorter names "
               "of job and policy"};
 }

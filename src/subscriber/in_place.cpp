@@ -12,11 +12,11 @@ namespace {
 constexpr int kTries = 3;
 constexpr auto kBetweenTries = std::chrono::milliseconds(5);
 /// A condition that nobody tells of is looked at again this often.
-constexpr auto kLookAgain = std::chrono::milliseconds(100);
+constexpr auto kDrainLook = std::chrono::milliseconds(100);
 /// Tensors that outlive their leases only for as long as somebody takes to let go of them.
 constexpr auto kAfterglow = std::chrono::milliseconds(200);
 
-Status given_up() { return Status(Code::kCancelled, "the switch was given up"); }
+Status in_place_given_up() { return Status(Code::kCancelled, "the switch was given up"); }
 
 bool same_place(const plan::ImageTensor& x, const plan::ImageTensor& y) {
   return x.offset == y.offset && x.info == y.info;
@@ -37,7 +37,7 @@ InPlace::InPlace(Options options, std::shared_ptr<Applier> applier, std::shared_
 
 Result<std::shared_ptr<Image>> InPlace::take_in(Incoming& incoming) {
   begun_ = true;
-  Result<std::shared_ptr<Image>> image = given_up();
+  Result<std::shared_ptr<Image>> image = in_place_given_up();
   Status status = drain(incoming);
   left_alone_ = !status;
   if (status) status = bring(incoming);
@@ -56,7 +56,7 @@ bool InPlace::leases_end_by(Deadline until, std::uint64_t op) {
   while (leases_->count() > 0) {
     const auto now = Clock::now();
     if (now >= until || cancelled_(op)) return false;
-    room_->wait(std::min<Deadline>(until, now + kLookAgain));
+    room_->wait(std::min<Deadline>(until, now + kDrainLook));
   }
   return true;
 }
@@ -93,12 +93,12 @@ Status InPlace::drain(const Incoming& incoming) {
     }
     while (!cancelled() && (leases_->held_since(gave_up) ||
                             (ended && Clock::now() < gave_up + options_.next_try))) {
-      room_->wait(Clock::now() + kLookAgain);
+      room_->wait(Clock::now() + kDrainLook);
     }
   }
   overdue_ = false;
   host_.resume(nullptr);
-  return given_up();
+  return in_place_given_up();
 }
 
 bool InPlace::vacated(const Incoming& incoming) {
@@ -191,8 +191,8 @@ Status InPlace::fetch_in_place(Incoming& incoming) {
 
 Result<std::shared_ptr<Image>> InPlace::place(Incoming& incoming) {
   while (!room_->try_enter()) {
-    if (cancelled_(incoming.op)) return given_up();
-    room_->wait(Clock::now() + kLookAgain);
+    if (cancelled_(incoming.op)) return in_place_given_up();
+    room_->wait(Clock::now() + kDrainLook);
   }
   auto image = std::make_shared<Image>(room_, incoming.version);
   image->fill(incoming.plan, live_);
