@@ -28,5 +28,6 @@ struct Command {
 
 // Each adds a subcommand with its options to the application, which lives as long as the result.
 Command add_keygen(CLI::App& application);
+Command add_status(CLI::App& application);
 
 }  // namespace weightcast::cli

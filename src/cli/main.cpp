@@ -18,6 +18,7 @@ using namespace weightcast::cli;
 /// All subcommands, in the order in which the help lists them.
 std::vector<Command> add_commands(CLI::App& application) {
   return {
+      add_status(application),
       add_keygen(application),
   };
 }

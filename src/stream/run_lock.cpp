@@ -80,6 +80,13 @@ Result<RunLock> RunLock::acquire(int directory, const std::string& place, bool t
   return RunLock(std::move(*fresh), holder.run);
 }
 
+bool RunLock::is_held(int directory) {
+  const auto file = base::open_private_file(directory, kLockFile, O_RDONLY);
+  if (!file || ::flock(file->get(), LOCK_SH | LOCK_NB) != 0) return file.is_ok();
+  ::flock(file->get(), LOCK_UN);
+  return false;
+}
+
 RunLock::~RunLock() {
   // A child that was forked holds the same open file: closing alone would leave it locked.
   if (file_) ::flock(file_.get(), LOCK_UN);

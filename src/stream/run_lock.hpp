@@ -19,6 +19,9 @@ class RunLock {
   /// @return kExists where another process holds it (the message names it)
   static Result<RunLock> acquire(int directory, const std::string& place, bool takeover);
 
+  /// Whether some process holds it. As above.
+  static bool is_held(int directory);
+
   RunLock(RunLock&&) noexcept = default;
   RunLock& operator=(RunLock&&) noexcept = default;
   ~RunLock();
