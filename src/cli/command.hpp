@@ -27,7 +27,11 @@ struct Command {
 };
 
 // Each adds a subcommand with its options to the application, which lives as long as the result.
+Command add_completion(CLI::App& application);
+Command add_config(CLI::App& application);
+Command add_doctor(CLI::App& application);
 Command add_keygen(CLI::App& application);
+Command add_man(CLI::App& application);
 Command add_status(CLI::App& application);
 
 }  // namespace weightcast::cli

@@ -44,6 +44,7 @@ Command add_keygen(CLI::App& application) {
       "keygen", "Make the keys by which the members of a job on several hosts know each other");
   const auto directory = std::make_shared<std::string>();
   app->add_option("--directory", *directory, "The folder to make; it must not exist, or be empty")
+      ->type_name("DIRECTORY")
       ->required();
   return {app, [directory](const Context& context) {
             return keygen(*directory, context.out, context.err);

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include <weightcast/config.hpp>
-#include <weightcast/version.hpp>
+#include <weightcast/doctor.hpp>
 
 #include "cli/command.hpp"
 
@@ -19,14 +19,24 @@ using namespace weightcast::cli;
 std::vector<Command> add_commands(CLI::App& application) {
   return {
       add_status(application),
+      add_doctor(application),
+      add_config(application),
       add_keygen(application),
+      add_completion(application),
+      add_man(application),
   };
+}
+
+std::string version_text() {
+  const weightcast::BuildInfo info = weightcast::build_info();
+  return "weightcast " + info.library + "\nprotocol " + std::to_string(info.protocol) +
+         "\ncuda: " + info.cuda + "\nnccl: " + info.nccl;
 }
 
 int run(int argc, char** argv) {
   CLI::App application{"Keeps rollout workers on the RL trainer's latest policy", "weightcast"};
-  application.set_version_flag("--version",
-                               std::string("weightcast ") + weightcast::library_version());
+  application.set_version_flag("--version", version_text,
+                               "Print the versions of library and protocol, CUDA and NCCL");
   application.require_subcommand(1);
   const std::vector<Command> commands = add_commands(application);
 

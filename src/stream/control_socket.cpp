@@ -116,7 +116,6 @@ struct Socket {
     } catch (const zmq::error_t&) {
       // It stays 0, which only means that less goes out.
     }
-    watch.reset();
     socket.close();
     // What the key check counted is still asked for.
     if (zap) refused_before = zap->failed_handshakes();
@@ -147,7 +146,6 @@ struct Socket {
   std::uint64_t refused_before = 0;
   std::unique_ptr<keys::Zap> zap;  ///< of a server over tcp; closed after the socket
   zmq::socket_t socket;
-  std::unique_ptr<ConnectionWatch> watch;  ///< of a client; closed before the socket
 
  private:
   bool receive_part(zmq::message_t& part, zmq::recv_flags flags) {
@@ -321,9 +319,6 @@ Result<std::unique_ptr<ControlClient>> ControlClient::connect(const std::string&
         return s;
       }
     }
-    if (limits.watched) {
-      impl->watch = std::make_unique<ConnectionWatch>(impl->context.handle(), impl->socket.handle());
-    }
     impl->socket.connect(tcp ? std::string(kTcp) + base::to_string(*tcp) : endpoint);
     return std::unique_ptr<ControlClient>(new ControlClient(std::move(impl)));
   } catch (const zmq::error_t& error) {
@@ -342,8 +337,6 @@ std::optional<Received> ControlClient::receive() {
   }
   return std::nullopt;
 }
-
-Contact ControlClient::contact() { return impl_->watch ? impl_->watch->look() : Contact{}; }
 
 Status ControlClient::send(std::span<const char> bytes) {
   if (!impl_->socket) return {Code::kCancelled, "the member's socket is closed"};

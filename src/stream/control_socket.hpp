@@ -13,7 +13,6 @@
 
 #include "keys/key_ring.hpp"
 #include "protocol/wire.hpp"
-#include "stream/connection_watch.hpp"
 
 namespace weightcast::stream {
 
@@ -29,7 +28,6 @@ struct Received {
 struct ControlLimits {
   std::size_t message_bytes = protocol::kMaxMessageBytes;  ///< larger ones end their connection
   int queued_messages = 128;                               ///< a connection, in either direction
-  bool watched = false;                                    ///< a client: contact() is wanted
 };
 
 /// Who may connect over tcp, and as whom a member does; null for ipc.
@@ -88,8 +86,6 @@ class ControlClient {
   ControlClient& operator=(const ControlClient&) = delete;
 
   std::optional<Received> receive();
-  /// How far the connection ever came; of a client that is not watched, nothing is known.
-  Contact contact();
   /// Never waits. @return kUnavailable where there is no connection (yet) or its queue is full;
   ///   kInvalid, kCancelled as above
   Status send(std::span<const char> bytes);

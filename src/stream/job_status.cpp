@@ -1,9 +1,7 @@
 #include <weightcast/job_status.hpp>
 
-#include <algorithm>
 #include <filesystem>
 #include <utility>
-#include <vector>
 
 #include <weightcast/subscriber.hpp>
 
@@ -11,6 +9,7 @@
 #include "protocol/message.hpp"
 #include "stream/job_keys.hpp"
 #include "stream/observer.hpp"
+#include "stream/place_leftovers.hpp"
 #include "stream/rendezvous.hpp"
 
 namespace weightcast {
@@ -18,38 +17,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kMostLookedAt = 1000;  ///< folders
 constexpr std::size_t kMostNamed = 8;
 
-std::vector<fs::path> folders_in(const fs::path& folder) {
-  std::vector<fs::path> folders;
-  std::error_code error;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    if (folders.size() == kMostLookedAt) break;
-    if (it->is_directory(error)) folders.push_back(it->path());
-  }
-  std::sort(folders.begin(), folders.end());
-  return folders;
-}
-
 /// "job 'a', policy 'p'; job 'b', policy 'p'", of those whose trainer runs.
-std::string jobs_in(const fs::path& base) {
-  std::vector<std::string> jobs;
-  for (const fs::path& job : folders_in(base)) {
-    for (const fs::path& policy : folders_in(job)) {
-      if (!stream::read_announcement(policy)) continue;
-      const auto held = stream::is_held(policy);
-      if (!held || !*held) continue;
-      jobs.push_back("job '" + job.filename().string() + "', policy '" +
-                     policy.filename().string() + "'");
-    }
-  }
+std::string jobs_in(const std::string& base) {
   std::string text;
-  for (std::size_t i = 0; i < std::min(jobs.size(), kMostNamed); ++i) {
-    text += (i == 0 ? "" : "; ") + jobs[i];
+  std::size_t found = 0;
+  for (const fs::path place : stream::list_places(base)) {
+    const auto state = stream::look_at_place(place);
+    if (!state || !state->is_held || ++found > kMostNamed) continue;
+    text += (text.empty() ? "" : "; ") + ("job '" + place.parent_path().filename().string()) +
+            "', policy '" + place.filename().string() + "'";
   }
-  if (jobs.size() > kMostNamed) text += "; " + std::to_string(jobs.size() - kMostNamed) + " more";
-  return text;
+  return found <= kMostNamed ? text : text + "; and " + std::to_string(found - kMostNamed) + " more";
 }
 
 Status nobody_here(const JobStatusOptions& options, const std::string& place) {
@@ -80,7 +60,7 @@ Result<JobStatus> ask(const JobStatusOptions& options, Deadline deadline) {
     if (!keys) return keys.status();
     return stream::observe({"tcp://" + options.coordinator, {}, 0, std::move(*keys)}, deadline);
   }
-  const auto place = stream::meeting_path(options.directory,
+  const auto place = stream::meeting_place_path(options.directory,
                                           base::environment("XDG_RUNTIME_DIR").value_or(""),
                                           options.job, options.policy);
   if (!place) return place.status();

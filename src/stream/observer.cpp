@@ -10,13 +10,14 @@
 #include <utility>
 
 #include "protocol/wire.hpp"
-#include "stream/rendezvous.hpp"
+#include "stream/place_leftovers.hpp"
+#include "stream/probe.hpp"
 
 namespace weightcast::stream {
 namespace {
 
 constexpr auto kAskAgain = std::chrono::milliseconds(250);
-/// A coordinator of this host that is alive answers sooner; then its lock is looked at.
+/// One that lives and is reached answers sooner; after that it is found out what may be wrong.
 constexpr auto kSuspicious = std::chrono::milliseconds(400);
 constexpr auto kConnecting = std::chrono::milliseconds(5);
 
@@ -27,14 +28,14 @@ class Observer {
 
   Result<JobStatus> run(Deadline deadline) {
     const auto began = Clock::now();
-    bool looked_at_lock = asked_.place.empty();
+    bool is_suspicious = false;
+    const Duration patience = std::min<Duration>(kSuspicious, (deadline - began) / 2);
     Clock::time_point ask_at = began;
     for (auto now = began; now < deadline; now = Clock::now()) {
       if (now >= ask_at) ask_at = now + (ask() ? Duration(kAskAgain) : Duration(kConnecting));
-      if (!looked_at_lock && now - began >= kSuspicious) {
-        looked_at_lock = true;
-        const auto held = is_held(asked_.place);
-        if (held && !*held) return left_behind();
+      if (!is_suspicious && now - began >= patience) {
+        is_suspicious = true;
+        if (Status found = look_closer(deadline); !found) return found;
       }
       wait_until(std::min(deadline, ask_at));
       if (auto answer = hear()) return std::move(*answer);
@@ -76,42 +77,55 @@ class Observer {
     return std::nullopt;
   }
 
-  Status left_behind() const {
+  /// @return what is wrong; success where there may be an answer yet
+  Status look_closer(Deadline deadline) const {
+    if (asked_.place.empty()) return look_at_connection(deadline);
+    const auto state = look_at_place(asked_.place);
+    if (!state || state->is_held) return Status::ok();
     return {Code::kNotFound, "process " + std::to_string(asked_.pid) + " announced itself in '" +
                                  asked_.place +
                                  "' and has ended without a goodbye: no trainer publishes this now; "
                                  "start it again, engines find it by themselves"};
   }
 
+  Status look_at_connection(Deadline deadline) const {
+    const Probe probe = probe_coordinator(asked_.endpoint, asked_.keys, deadline);
+    const std::string who = "the coordinator at " + asked_.endpoint;
+    switch (probe.end) {
+      case ProbeEnd::kUnreachable:
+        return {Code::kUnavailable, "no coordinator is reached at " + asked_.endpoint + " (" +
+                                        probe.text +
+                                        "): check host and port, that the trainer runs with "
+                                        "option `listen`, and that no firewall is between"};
+      case ProbeEnd::kKeyDenied:
+        return {Code::kDenied, who + " refused this key: it is on no list there; copy the folder "
+                                     "of keys from the trainer's host (option `keys`)"};
+      case ProbeEnd::kNoHandshake:
+        return {Code::kDenied, who + ": " + probe.text +
+                                   "; this folder's trainer.public is not that trainer's key: "
+                                   "copy the folder from its host (option `keys`), or correct "
+                                   "the port"};
+      case ProbeEnd::kOtherVersion: return {Code::kMismatch, who + ": " + probe.text};
+      case ProbeEnd::kWrongRole: return {Code::kDenied, who + ": " + probe.text};
+      case ProbeEnd::kAnswered:
+      case ProbeEnd::kNonsense:
+      case ProbeEnd::kSilent: break;
+    }
+    return Status::ok();
+  }
+
   Status nobody_answers(Duration waited) {
     const std::string time =
         std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(waited).count()) +
         " ms";
-    if (!asked_.place.empty()) {
-      return {Code::kDeadline, "process " + std::to_string(asked_.pid) + " publishes in '" +
-                                   asked_.place + "' but has not answered for " + time +
-                                   ": it is stopped (a debugger, SIGSTOP), or has no processor"};
-    }
-    const Contact contact = client_->contact();
-    const std::string who = "the coordinator at " + asked_.endpoint;
-    if (contact.established) {
-      return {Code::kDeadline, who + " took the connection but has not answered for " + time +
+    if (asked_.place.empty()) {
+      return {Code::kDeadline, "the coordinator at " + asked_.endpoint +
+                                   " takes connections but has not answered for " + time +
                                    ": its process is stopped, overloaded, or asked by too many"};
     }
-    if (contact.key_refused) {
-      return {Code::kDenied, who + " refused this host's key: it is on no list there; copy the "
-                                   "folder of keys from the trainer's host (option `keys`), or "
-                                   "add this key to its engine.allowed"};
-    }
-    if (contact.reached) {
-      return {Code::kDenied, who + " ended the connection without a word: this folder's "
-                                   "trainer.public is not that trainer's key (option `keys`: "
-                                   "copy the folder from its host), or something else than a "
-                                   "weightcast trainer listens there"};
-    }
-    return {Code::kUnavailable, "nobody listens at " + asked_.endpoint + " (tried for " + time +
-                                    "): check host and port, that the trainer runs with option "
-                                    "`listen`, and that no firewall is between"};
+    return {Code::kDeadline, "process " + std::to_string(asked_.pid) + " publishes in '" +
+                                 asked_.place + "' but has not answered for " + time +
+                                 ": it is stopped (a debugger, SIGSTOP), or has no processor"};
   }
 
   const Asked& asked_;
@@ -122,9 +136,7 @@ class Observer {
 }  // namespace
 
 Result<JobStatus> observe(const Asked& asked, Deadline deadline) {
-  ControlLimits limits;
-  limits.watched = true;
-  auto client = ControlClient::connect(asked.endpoint, limits, asked.keys);
+  auto client = ControlClient::connect(asked.endpoint, {}, asked.keys);
   if (!client) return client.status();
   return Observer(asked, std::move(*client)).run(deadline);
 }

@@ -131,8 +131,8 @@ Result<Announcement> read_from(int directory, const std::string& place) {
 
 }  // namespace
 
-Result<std::string> meeting_path(const std::string& base, const std::string& runtime_dir,
-                                 const std::string& job, const std::string& policy) {
+Result<std::string> meeting_place_path(const std::string& base, const std::string& runtime_dir,
+                                       const std::string& job, const std::string& policy) {
   if (Status s = check_word("job name", job); !s) return s;
   if (Status s = check_word("policy name", policy); !s) return s;
   std::string path = !base.empty()          ? base
@@ -147,23 +147,14 @@ Result<std::string> meeting_path(const std::string& base, const std::string& run
 
 Result<std::string> meeting_place(const std::string& base, const std::string& runtime_dir,
                                   const std::string& job, const std::string& policy) {
-  auto path = meeting_path(base, runtime_dir, job, policy);
-  if (!path) return path;
-  const std::size_t below_job = path->size() - policy.size() - 1;
-  for (const std::size_t size : {below_job - job.size() - 1, below_job, path->size()}) {
-    if (auto made = base::make_private_directory(path->substr(0, size)); !made) {
-      return made.status();
-    }
+  auto place = meeting_place_path(base, runtime_dir, job, policy);
+  if (!place) return place;
+  const std::size_t of_job = place->size() - policy.size() - 1;
+  for (const std::size_t length : {of_job - job.size() - 1, of_job, place->size()}) {
+    auto made = base::make_private_directory(place->substr(0, length));
+    if (!made) return made.status();
   }
-  return path;
-}
-
-Result<bool> is_held(const std::string& place) {
-  // Nobody claims the place meanwhile, so that nobody is kept from it by this look at its lock.
-  auto changing = base::lock_private_directory(place);
-  if (!changing && changing.status().code() == Code::kUnavailable) return true;
-  if (!changing) return changing.status();
-  return RunLock::is_held(changing->get());
+  return place;
 }
 
 Result<Announcement> read_announcement(const std::string& place) {

@@ -18,17 +18,16 @@ struct Announcement {
   long pid = 0;
 };
 
-/// The path of one job's policy: `<base>/<job>/<policy>`. Makes and looks at nothing.
+/// Where meeting_place() is, or would be. Looks at nothing. @return kInvalid as meeting_place()
+Result<std::string> meeting_place_path(const std::string& base, const std::string& runtime_dir,
+                                       const std::string& job, const std::string& policy);
+
+/// The folder of one job's policy: `<base>/<job>/<policy>`, all parts 0700 and ours.
 /// @param base empty: $XDG_RUNTIME_DIR/weightcast as given in `runtime_dir`, else
 ///   /tmp/weightcast-<uid>
-/// @return kInvalid for a name, or where the whole is too long for a socket's path
-Result<std::string> meeting_path(const std::string& base, const std::string& runtime_dir,
-                                 const std::string& job, const std::string& policy);
-
-/// That folder, all parts 0700 and ours.
 /// Makes what is missing, but not what lies above the base. Both sides call it, whoever comes first.
 /// @return kDenied with a remedy where a part is not ours, is a link, or is open to others; kInvalid
-///   as above; kNotFound
+///   for a name, or where the whole is too long for a socket's path; kNotFound
 Result<std::string> meeting_place(const std::string& base, const std::string& runtime_dir,
                                   const std::string& job, const std::string& policy);
 
@@ -37,10 +36,6 @@ Result<std::string> meeting_place(const std::string& base, const std::string& ru
 /// @return kNotFound where nobody has announced; kInvalid where the file is not what a coordinator
 ///   writes; kDenied where it is not ours
 Result<Announcement> read_announcement(const std::string& place);
-
-/// Whether some process holds the place as its coordinator. May wait for 200 ms, and may be told
-/// yes where the place is just being changed. @return kNotFound, kDenied for the folder
-Result<bool> is_held(const std::string& place);
 
 /// The coordinator's hold on a meeting place, for as long as it lives.
 /// Thread safety: one thread.
