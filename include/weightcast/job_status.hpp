@@ -126,9 +126,9 @@ struct JobStatus {
 struct JobStatusOptions {
   std::string job = "default";
   std::string policy = "policy";
-  std::string directory;
-  std::string coordinator;           ///< where set, it is asked over tcp and `keys` is needed
-  std::string keys;                  ///< a folder with either role's secret key will do
+  std::string directory{};
+  std::string coordinator{};         ///< where set, it is asked over tcp and `keys` is needed
+  std::string keys{};                ///< a folder with either role's secret key will do
 };
 
 /// The same place as an engine with these options would look at: configure() gives them.
