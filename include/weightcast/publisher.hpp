@@ -14,12 +14,6 @@
 
 namespace weightcast {
 
-/// How a version goes to the receivers.
-enum class Mode {
-  kBroadcast,  ///< every version to all receivers together; the next one waits for them
-  kP2p         ///< each receiver joins, takes versions in and catches up at a pace of its own
-};
-
 /// Where tensors of a device are captured to.
 enum class Staging {
   kAuto,   ///< kDevice where the slots fit into device_budget, else kHost

@@ -91,6 +91,7 @@ void Coordinator::on_source_state(Clock::time_point, SourceMember& source,
   }
   source.state = state;
   source.state_known = true;
+  if (state.report) source.report = *state.report;
   furthest_ = std::max(furthest_, state.next_point);
   if (grant_ && grant_->open && state.grant_ordinal == grant_->ordinal && state.grant_void) {
     if (state.void_reason == kMissed) lookahead_ = std::min(lookahead_ * 2, kMaxLookahead);

@@ -275,6 +275,11 @@ void Source::send_state(Clock::time_point now) {
   state.grant_ordinal = orders_.grant_ordinal;
   state.grant_void = grant_void_;
   state.void_reason = void_reason_;
+  if (report_ && wants_report(now)) {
+    state.report = report_;
+    state.report->blocked = blocked();
+    next_report_ = now + config_.heartbeat;
+  }
   send(std::move(state));
   next_send_ = now + config_.heartbeat;
 }

@@ -19,6 +19,7 @@
 #include "publisher/control_loop.hpp"
 #include "publisher/data_server.hpp"
 #include "publisher/options.hpp"
+#include "publisher/report.hpp"
 #include "publisher/slot_memory.hpp"
 #include "staging/object_name.hpp"
 #include "staging/slab.hpp"
@@ -92,6 +93,7 @@ class Publisher::Impl {
                 const std::shared_ptr<const CapturePlan>& layout, Clock::time_point at,
                 publisher::CaptureResult result);
   Status use_layout_of(const TensorList& list);
+  protocol::SourceReport report() const;
   Result<Verdict> judge(const protocol::Verdict& verdict, const Run& run) const;
 
   const PublisherOptions options_;
@@ -161,7 +163,9 @@ Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions 
     if (!data_server) return data_server.status();
     impl->data_server_ = std::move(*data_server);
   }
-  auto loop = publisher::ControlLoop::start(impl->options_, *place, incarnation, impl->locks_);
+  // Ends with the loop, which goes before anything that the report looks at.
+  auto loop = publisher::ControlLoop::start(impl->options_, *place, incarnation, impl->locks_,
+                                            [raw = impl.get()] { return raw->report(); });
   if (!loop) return loop.status();
   impl->loop_ = std::move(*loop);
   return impl;
@@ -401,6 +405,20 @@ Result<Verdict> Publisher::Impl::judge(const protocol::Verdict& verdict, const R
                                           std::to_string(options_.min_receivers));
   }
   return Verdict{Version{run, verdict.number}, verdict.applied, verdict.lost};
+}
+
+/// From the I/O thread.
+protocol::SourceReport Publisher::Impl::report() const {
+  protocol::SourceReport report = publisher::lasting_report(options_, memory_->is_on_device(),
+                                                            data_server_.endpoint());
+  report.captured = captured_;
+  report.coalesced = coalesced_;
+  report.voided = voided_;
+  report.sent_bytes = data_server_.sent_bytes();
+  report.last_capture_ns = last_capture_ns_;
+  report.last_hook_ns = last_hook_ns_;
+  report.last_fence_ns = last_fence_ns_;
+  return report;
 }
 
 PublisherStatus Publisher::Impl::status() const {

@@ -6,6 +6,7 @@
 #include "base/trace.hpp"
 #include "subscriber/fetch.hpp"
 #include "subscriber/stager.hpp"
+#include "subscriber/transport_reason.hpp"
 #include "subscriber/verify.hpp"
 
 namespace weightcast::subscriber {
@@ -58,7 +59,8 @@ Status Stager::stage(const std::string& relay, Incoming& incoming) {
   }
   if (Status status = settle(relay, incoming); !status) return status;
   host_.happened({.kind = StageEvent::Kind::kSources,
-                  .text = describe_sources(incoming.sources, relay)});
+                  .text = describe_sources(incoming.sources, relay),
+                  .why = transport_reason(incoming.sources, relay, options_.transport)});
   Status status;
   if (applier_) {
     status = guarded("begin", [&] { return applier_->begin(incoming.version, incoming.infos); });

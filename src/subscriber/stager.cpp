@@ -110,7 +110,7 @@ void Stager::act(protocol::ReceiverAction& action) {
 
 void Stager::start_stage(protocol::StartStage& start) {
   const auto began = Clock::now();
-  progress_ = 0;
+  received_ += progress_.exchange(0);
   staged_.emplace();
   staged_->op = start.op;
   staged_->version = start.version;

@@ -30,6 +30,7 @@ struct StageEvent {
   std::chrono::nanoseconds took{0};
   Activation activation = Activation::kView;
   std::string text{};
+  std::string why{};  ///< kSources
 };
 
 /// Called from the stager's thread.

@@ -1,6 +1,7 @@
 #include <weightcast/subscriber.hpp>
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -49,6 +50,8 @@ protocol::ReceiverConfig receiver_config(const SubscriberOptions& options,
   config.over_network = subscriber::is_over_network(options);
   config.relay_endpoint = relay_endpoint;
   config.clock = base::host_identity();
+  config.host = base::host_name();
+  config.pid = static_cast<std::uint64_t>(::getpid());
   config.heartbeat = options.heartbeat;
   config.member_timeout = options.member_timeout;
   const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
@@ -80,8 +83,21 @@ void note(const StageEvent& event, SubscriberStatus& status) {
       status.activation = event.activation;
       status.activation_reason = event.text;
       break;
-    case Kind::kSources: status.transport = event.text; break;
+    case Kind::kSources:
+      status.transport = event.text;
+      status.transport_reason = event.why;
+      break;
   }
+}
+
+protocol::ReceiverReport report_of(const SubscriberStatus& status) {
+  const bool is_chosen = status.applied != 0 || !status.transport.empty();
+  return {.activation = is_chosen ? subscriber::activation_name(status.activation) : "",
+          .activation_reason = status.activation_reason,
+          .transport = status.transport,
+          .transport_reason = status.transport_reason,
+          .received_bytes = status.received_bytes,
+          .leases = status.leases};
 }
 
 Status without_cuda(const SubscriberOptions& options, const Status& why) {
@@ -208,6 +224,7 @@ void Subscriber::Impl::turn() {
   receiver_->set_lagging(now, stager_->switch_overdue() ||
                                  (oldest && now - *oldest > options_.lease_deadline));
   receiver_->set_progress(stager_->progress());
+  if (receiver_->wants_report(now)) receiver_->set_report(report_of(serving_.status()));
   receiver_->tick(now);
   flush_machine();
   publish_state();
@@ -280,6 +297,7 @@ void Subscriber::Impl::publish_state() {
     status.rejoined = receiver_->rejoined();
     status.lagging = receiver_->lagging();
     status.dropped_messages = link_.malformed();
+    status.received_bytes = stager_->received();
     network_.note_counters(status);
   });
 }

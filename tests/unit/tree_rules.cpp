@@ -47,6 +47,7 @@ const std::map<std::string, Names> kLibraries = {
     {"spdlog/", {"base"}},
     {"toml.hpp", {"config"}},
     {"CLI/", {"cli"}},
+    {"nlohmann/", {"cli"}},
     {"zmq", {"keys", "stream", "transport"}},
     {"cuda", {"driver"}},
     {"nccl", {"driver"}},
