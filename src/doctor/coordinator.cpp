@@ -1,14 +1,13 @@
 // The coordinators that this configuration leads to: there, alive, of this version, with these keys.
 #include <sys/stat.h>
 
-#include <algorithm>
-#include <string_view>
+#include <chrono>
 
-#include "base/host.hpp"
 #include "config/units.hpp"
 #include "doctor/findings.hpp"
+#include "keys/key_ring.hpp"
 #include "protocol/message.hpp"
-#include "stream/job_keys.hpp"
+#include "staging/object_name.hpp"
 #include "stream/place_leftovers.hpp"
 #include "stream/probe.hpp"
 #include "stream/rendezvous.hpp"
@@ -109,25 +108,28 @@ void ask(const Patient& patient, const Asked& asked, Findings& out) {
 
 void ask_over_tcp(const Patient& patient, const std::string& at, const std::string& folder,
                   keys::Role role, Findings& out) {
-  auto ring = keys::KeyRing::load(folder, role);
-  if (!ring) {
-    // The check of the keys has said why, where this side's secret should be here.
-    out.note(kSubject, at + " was not asked as " + std::string(keys::role_name(role)) +
-                           ": there are no keys for that here");
+  Asked asked{"tcp://" + at, "the coordinator at " + at, {}, folder};
+  if (auto ring = keys::KeyRing::load(folder, role)) {
+    asked.keys = std::make_shared<const keys::KeyRing>(std::move(*ring));
+    ask(patient, asked, out);
     return;
   }
-  ask(patient,
-      {"tcp://" + at, "the coordinator at " + at,
-       std::make_shared<const keys::KeyRing>(std::move(*ring)), folder},
-      out);
+  // The check of the keys has said why. Whether anybody is there can be told without.
+  const auto probe = stream::probe_coordinator(asked.endpoint, {}, Clock::now() + patient.patience);
+  if (probe.end == stream::ProbeEnd::kUnreachable) {
+    report(patient, asked, probe, out);
+  } else {
+    out.note(kSubject, "somebody listens at " + at + ", who was not asked as " +
+                           std::string(keys::role_name(role)) + ": there are no keys for that here");
+  }
 }
 
 /// Whether that process sees another /dev/shm than this one.
 bool has_other_shm(long pid) {
   struct stat ours {};
   struct stat its {};
-  const std::string path = "/proc/" + std::to_string(pid) + "/root/dev/shm";
-  return ::stat("/dev/shm", &ours) == 0 && ::stat(path.c_str(), &its) == 0 &&
+  const std::string path = "/proc/" + std::to_string(pid) + "/root" + staging::kShmDirectory;
+  return ::stat(staging::kShmDirectory, &ours) == 0 && ::stat(path.c_str(), &its) == 0 &&
          ours.st_dev != its.st_dev;
 }
 
@@ -139,7 +141,8 @@ void ask_on_host(const Patient& patient, Findings& out) {
                              "; workers wait for one",
                "start the trainer; if one runs, give both sides the same job, policy and directory");
     } else {
-      out.refused(kSubject, announced.status());
+      out.refused(kSubject, announced.status(),
+                  "remove that file if no trainer runs there, and restart the trainer");
     }
     return;
   }
@@ -169,17 +172,19 @@ void ask_on_host(const Patient& patient, Findings& out) {
 }  // namespace
 
 void check_coordinator(const Patient& patient, Findings& out) {
-  bool is_abroad = false;
+  bool is_here = false;
   if (patient.worker && !patient.worker->coordinator.empty()) {
-    is_abroad = true;
     ask_over_tcp(patient, patient.worker->coordinator, patient.worker->keys, keys::Role::kEngine, out);
+  } else if (patient.worker) {
+    is_here = true;
   }
   if (patient.trainer && !patient.trainer->coordinator.empty()) {
-    is_abroad = true;
     ask_over_tcp(patient, patient.trainer->coordinator, patient.trainer->keys, keys::Role::kTrainer,
                  out);
+  } else if (patient.trainer) {
+    is_here = true;
   }
-  if (!is_abroad && !patient.place.empty()) ask_on_host(patient, out);
+  if (is_here && !patient.place.empty()) ask_on_host(patient, out);
 }
 
 }  // namespace weightcast::doctor

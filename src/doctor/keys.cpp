@@ -44,7 +44,8 @@ void check_folder(const std::string& folder, bool trainer, bool worker, Findings
     if (!is_wanted || (!is_there && trainer && worker && exists(folder))) continue;
     const auto ring = keys::KeyRing::load(folder, role);
     if (!ring) {
-      out.refused(kSubject, ring.status());
+      out.refused(kSubject, ring.status(),
+                "copy the folder that weightcast keygen made again, or make a new one for all hosts");
       return;
     }
     roles += (roles.empty() ? "" : " and ") + name;

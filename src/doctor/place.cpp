@@ -47,7 +47,8 @@ void check_place(const Patient& patient, Findings& out) {
     const auto opened = base::open_private_directory(path);
     if (opened) continue;
     if (opened.status().code() != Code::kNotFound) {
-      out.refused(kSubject, opened.status());
+      out.refused(kSubject, opened.status(),
+                "set the key directory (WEIGHTCAST_DIR) to a folder of this user alone");
       return;
     }
     const std::string above = parent_of(path);
@@ -68,7 +69,8 @@ void check_place(const Patient& patient, Findings& out) {
   }
   const auto state = stream::look_at_place(patient.place);
   if (!state) {
-    out.refused(kSubject, state.status());
+    out.refused(kSubject, state.status(),
+                "set the key directory (WEIGHTCAST_DIR) to a folder of this user alone");
     return;
   }
   const auto now = std::chrono::duration_cast<std::chrono::microseconds>(

@@ -43,7 +43,8 @@ void check_listen(const Patient& patient, Findings& out) {
   const PublisherOptions& trainer = *patient.trainer;
   const auto at = base::parse_host_port("listen", trainer.listen);
   if (!at) {
-    out.refused("tcp", at.status());
+    out.refused("tcp", at.status(),
+                "listen = 0.0.0.0:29577");
     return;
   }
   const int error = try_bind(*at);

@@ -25,7 +25,8 @@ Result<PlaceState> look_at_place(const std::string& place);
 /// remembers the newest run.
 Result<PlaceState> clean_place(const std::string& place);
 
-/// The meeting places below a base directory, `<base>/<job>/<policy>`, sorted; at most 1000.
-std::vector<std::string> list_places(const std::string& base);
+/// The meeting places below a base directory, `<directory>/<job>/<policy>`, sorted; at most 1000. None
+/// below what is not this user's alone.
+std::vector<std::string> list_places(const std::string& directory);
 
 }  // namespace weightcast::stream

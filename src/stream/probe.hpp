@@ -32,7 +32,8 @@ struct Probe {
 /// Sends one Hello for a policy that cannot exist, which every coordinator refuses, changing nothing
 /// but its count of refused messages, and waits for the answer.
 /// @param endpoint ipc:///<path> or tcp://<host>:<port>
-/// @param keys needed over tcp; it speaks as their role
+/// @param keys needed over tcp, where without them nothing is said and kNoHandshake means that
+///   somebody listens; it speaks as their role
 /// Blocks until `deadline`, and for as long as the resolver of names takes. Thread safety: any thread.
 Probe probe_coordinator(const std::string& endpoint, const Keys& keys, Deadline deadline);
 

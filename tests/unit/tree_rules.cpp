@@ -38,6 +38,9 @@ const std::map<std::string, Names> kRooms = {
     {"subscriber",
      {"base", "config", "driver", "plan", "codec", "staging", "keys", "proto", "protocol",
       "transport", "stream"}},
+    {"doctor",
+     {"base", "config", "driver", "plan", "codec", "staging", "keys", "proto", "protocol",
+      "transport", "stream"}},
     {"cli", {}},
 };
 
@@ -47,6 +50,7 @@ const std::map<std::string, Names> kLibraries = {
     {"spdlog/", {"base"}},
     {"toml.hpp", {"config"}},
     {"CLI/", {"cli"}},
+    {"nlohmann/", {"cli"}},
     {"zmq", {"keys", "stream", "transport"}},
     {"cuda", {"driver"}},
     {"nccl", {"driver"}},
