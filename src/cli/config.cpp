@@ -116,8 +116,9 @@ int config(const Line& line, const Context& context) {
 Command add_config(CLI::App& application) {
   CLI::App* app = application.add_subcommand(
       "config", "Show every key: type, default, meaning, present value and where it came from");
-  app->footer("Takes --weightcast.KEY=VALUE, as programs do. Exits with 1 where a key or a value is "
-              "not allowed.");
+  app->footer(
+      "Takes --weightcast.KEY=VALUE, as programs do. Exits with 1 where a key or a value is "
+      "not allowed.");
   const auto line = std::make_shared<Line>();
   add_side(*app, line->side);
   app->add_option("--config", line->file, "The TOML file to read; else WEIGHTCAST_CONFIG's")

@@ -64,8 +64,8 @@ int doctor(const Line& line, const Context& context) {
   options.worker = sides.worker;
   options.policy_bytes = line.policy_bytes;
   options.clean = line.clean;
-  options.patience = std::chrono::duration_cast<Duration>(
-      std::chrono::duration<double>(line.timeout_s));
+  options.patience =
+      std::chrono::duration_cast<Duration>(std::chrono::duration<double>(line.timeout_s));
   const std::vector<Finding> findings = diagnose(options);
   (line.is_json ? print_json : print_text)(findings, context.out);
   context.out.flush();
@@ -80,11 +80,11 @@ int doctor(const Line& line, const Context& context) {
 Command add_doctor(CLI::App& application) {
   CLI::App* app = application.add_subcommand(
       "doctor", "Find what stands in a job's way on this host, and say what to do about it");
-  app->footer("Exits with 1 where it finds an error. Takes --weightcast.KEY=VALUE, as programs do.");
+  app->footer(
+      "Exits with 1 where it finds an error. Takes --weightcast.KEY=VALUE, as programs do.");
   const auto line = std::make_shared<Line>();
   add_side(*app, line->side);
-  app->add_option("--config", line->file, "The TOML file that the job reads")
-      ->type_name("FILE");
+  app->add_option("--config", line->file, "The TOML file that the job reads")->type_name("FILE");
   app->add_option("--policy-bytes", line->policy_bytes,
                   "Size of the policy: does it fit into shared memory? As 512MiB or 1GB")
       ->transform(size_option())
@@ -93,8 +93,9 @@ Command add_doctor(CLI::App& application) {
       ->check(CLI::Range(0.1, 60.0))
       ->type_name("SECONDS")
       ->capture_default_str();
-  app->add_flag("--clean", line->clean,
-                "Remove what dead owners left in shared memory and meeting places, and nobody holds");
+  app->add_flag(
+      "--clean", line->clean,
+      "Remove what dead owners left in shared memory and meeting places, and nobody holds");
   app->add_flag("--json", line->is_json, "Print one JSON object");
   return {app, [line](const Context& context) { return doctor(*line, context); }, true};
 }

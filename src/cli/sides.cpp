@@ -6,9 +6,10 @@
 namespace weightcast::cli {
 
 void add_side(CLI::App& app, std::string& side) {
-  app.add_option("--side", side,
-                 "As which side to read the configuration; auto: as both, but as worker alone where "
-                 "the key coordinator names another host")
+  app.add_option(
+         "--side", side,
+         "As which side to read the configuration; auto: as both, but as worker alone where "
+         "the key coordinator names another host")
       ->check(CLI::IsMember({"auto", "trainer", "worker", "both"}))
       ->capture_default_str();
 }

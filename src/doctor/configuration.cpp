@@ -39,9 +39,11 @@ void compare(const Patient& patient, Findings& out) {
   const auto both = [&](const char* key, const std::string& trainer, const std::string& worker,
                         const char* why) {
     if (trainer == worker) return;
-    out.error(kSubject, std::string("the trainer has ") + key + " = \"" + trainer +
-                            "\", the worker \"" + worker + "\": " + why,
-              std::string("set ") + key + " before the sections of the file, or alike on both sides");
+    out.error(
+        kSubject,
+        std::string("the trainer has ") + key + " = \"" + trainer + "\", the worker \"" + worker +
+            "\": " + why,
+        std::string("set ") + key + " before the sections of the file, or alike on both sides");
   };
   both("job", patient.trainer->job, patient.worker->job, "they do not meet");
   both("policy", patient.trainer->policy, patient.worker->policy, "they do not meet");

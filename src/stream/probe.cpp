@@ -31,8 +31,7 @@ constexpr const char* kNoPolicy = "weightcast.doctor";
 constexpr const char* kMonitor = "inproc://weightcast.probe";
 
 int milliseconds_until(Deadline deadline) {
-  const auto left =
-      std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
   return static_cast<int>(std::clamp<long long>(left, 0, 60'000));
 }
 
@@ -54,8 +53,7 @@ Result<Addresses> resolve(const base::HostPort& at) {
 Status knock(const Addresses& addresses, Deadline deadline) {
   int error = ETIMEDOUT;
   for (const addrinfo* it = addresses.get(); it != nullptr; it = it->ai_next) {
-    const base::UniqueFd fd(
-        ::socket(it->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    const base::UniqueFd fd(::socket(it->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (fd && ::connect(fd.get(), it->ai_addr, it->ai_addrlen) == 0) return Status::ok();
     error = errno;
     if (!fd || error != EINPROGRESS) continue;
@@ -145,18 +143,17 @@ std::string hello_of(const Keys& keys) {
   protocol::Hello hello;
   hello.policy = kNoPolicy;
   hello.world_size = is_trainer ? 1 : 0;
-  const protocol::Member member{
-      is_trainer ? protocol::Role::kSource : protocol::Role::kReceiver,
-      is_trainer ? "rank-0" : "doctor-" + std::to_string(::getpid()), 1};
+  const protocol::Member member{is_trainer ? protocol::Role::kSource : protocol::Role::kReceiver,
+                                is_trainer ? "rank-0" : "doctor-" + std::to_string(::getpid()), 1};
   return protocol::encode({{}, member, hello});
 }
 
 Probe read_answer(const std::string& bytes) {
   const auto message = protocol::decode(std::as_bytes(std::span(bytes.data(), bytes.size())));
   if (!message) {
-    return ended(message.status().code() == Code::kMismatch ? ProbeEnd::kOtherVersion
-                                                            : ProbeEnd::kNonsense,
-                 message.status().message());
+    return ended(
+        message.status().code() == Code::kMismatch ? ProbeEnd::kOtherVersion : ProbeEnd::kNonsense,
+        message.status().message());
   }
   const auto* refused = std::get_if<protocol::Refused>(&message->body);
   if (refused == nullptr) return ended(ProbeEnd::kNonsense, "it did not refuse what it should");
@@ -234,7 +231,8 @@ Probe probe_coordinator(const std::string& endpoint, const Keys& keys, Deadline 
   if (!addresses) return ended(ProbeEnd::kUnreachable, addresses.status().message());
   Probe probe = keys ? ask(endpoint, keys, at->host.find(':') != std::string::npos, deadline)
                      : ended(ProbeEnd::kNoHandshake, "tcp is always encrypted: keys are needed");
-  // ZeroMQ does not say why it cannot connect. The trainer logs who only knocks, so that comes last.
+  // ZeroMQ does not say why it cannot connect. The trainer logs who only knocks, so that comes
+  // last.
   if (!keys || probe.end == ProbeEnd::kUnreachable) {
     if (Status s = knock(*addresses, deadline); !s) {
       probe = ended(ProbeEnd::kUnreachable, s.message());

@@ -106,18 +106,18 @@ TEST_F(Command, SaysItsVersion) {
 }
 
 TEST_F(Command, AWrongLineIsExplained) {
-  for (const std::vector<std::string>& line : {std::vector<std::string>{},
-                                               {"keygen"},
-                                               {"nonsense"},
-                                               {"keygen", "--directory"},
-                                               {"keygen", "--directory", keys_, "--force"},
-                                               {"keygen", "--directory", keys_,
-                                                "--weightcast.slots=3"},
-                                               {"doctor", "--policy-bytes", "5 MB"},
-                                               {"doctor", "--policy-bytes", "9999999999TB"},
-                                               {"doctor", "--side", "left"},
-                                               {"config", "check"},
-                                               {"completion", "csh"}}) {
+  for (const std::vector<std::string>& line :
+       {std::vector<std::string>{},
+        {"keygen"},
+        {"nonsense"},
+        {"keygen", "--directory"},
+        {"keygen", "--directory", keys_, "--force"},
+        {"keygen", "--directory", keys_, "--weightcast.slots=3"},
+        {"doctor", "--policy-bytes", "5 MB"},
+        {"doctor", "--policy-bytes", "9999999999TB"},
+        {"doctor", "--side", "left"},
+        {"config", "check"},
+        {"completion", "csh"}}) {
     const Ended ended = run(line);
     EXPECT_EQ(ended.code, 2) << ended.out << ended.err;
     EXPECT_NE(ended.err, "");
@@ -129,7 +129,8 @@ TEST_F(Command, AWrongLineIsExplained) {
 }
 
 TEST_F(Command, ConfigSaysWhereEachValueCameFrom) {
-  const std::string file = write_file("job = \"j\"\n[trainer]\nslots = 6\n[worker]\nrelay = false\n");
+  const std::string file =
+      write_file("job = \"j\"\n[trainer]\nslots = 6\n[worker]\nrelay = false\n");
   const Ended ended = run({"config", "--json", "--config", file, "--weightcast.copy-threads", "3"},
                           {"WEIGHTCAST_STALL=70ms", "RANK=1", "WORLD_SIZE=2"});
 
@@ -138,8 +139,8 @@ TEST_F(Command, ConfigSaysWhereEachValueCameFrom) {
   const auto value = [&](const char* side, const std::string& key) {
     for (const auto& its : all.at(side)) {
       if (its.at("key") == key) {
-        return its.at("value").get<std::string>() + " " + its.at("source").get<std::string>() + " " +
-               its.at("origin").get<std::string>();
+        return its.at("value").get<std::string>() + " " + its.at("source").get<std::string>() +
+               " " + its.at("origin").get<std::string>();
       }
     }
     return std::string("no such key");
@@ -148,11 +149,11 @@ TEST_F(Command, ConfigSaysWhereEachValueCameFrom) {
   EXPECT_EQ(value("worker", "job"), "j file " + file + ":1");
   EXPECT_EQ(value("trainer", "slots"), "6 file " + file + ":3");
   EXPECT_EQ(value("worker", "relay"), "false file " + file + ":5");
-  EXPECT_EQ(value("trainer", "stall"),
-            "70ms environment environment variable WEIGHTCAST_STALL");
+  EXPECT_EQ(value("trainer", "stall"), "70ms environment environment variable WEIGHTCAST_STALL");
   EXPECT_EQ(value("worker", "copy_threads"), "3 flag flag --weightcast.copy_threads");
   EXPECT_EQ(value("trainer", "rank"), "1 torchrun torchrun's RANK");
-  EXPECT_TRUE(value("trainer", "heartbeat").ends_with(" default ")) << value("trainer", "heartbeat");
+  EXPECT_TRUE(value("trainer", "heartbeat").ends_with(" default "))
+      << value("trainer", "heartbeat");
   for (const auto& [side, keys] : all.items()) {
     for (const auto& its : keys) {
       EXPECT_NE(its.at("meaning"), "") << side << its;
@@ -179,7 +180,8 @@ TEST_F(Command, ConfigCheckGivesTheErrorsOfPrograms) {
   const std::string good = write_file("[trainer]\nslots = 6\n");
   EXPECT_EQ(run({"config", "check", good}).code, 0);
   for (const std::string& text :
-       {std::string("slot = 6\n"), std::string("[trainer]\nslots = 17\n"), std::string("slots = ]\n"),
+       {std::string("slot = 6\n"), std::string("[trainer]\nslots = 17\n"),
+        std::string("slots = ]\n"),
         std::string("[worker]\nactivation = \"view\"\ntransport = \"tcp\"\n"),
         std::string("[trainer]\nlisten = \"0.0.0.0:29577\"\n")}) {
     const std::string file = write_file(text);

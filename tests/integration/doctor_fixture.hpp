@@ -19,7 +19,8 @@ struct Report {
   std::string text;
   nlohmann::json findings = nlohmann::json::array();
 
-  /// Whether there is a finding of that severity and subject whose text and remedy have these parts.
+  /// Whether there is a finding of that severity and subject whose text and remedy have these
+  /// parts.
   bool has(const std::string& severity, const std::string& subject,
            const std::vector<std::string>& parts) const {
     for (const auto& its : findings) {
@@ -66,7 +67,8 @@ class Doctor : public ShmTest {
  protected:
   Report doctor(const std::vector<std::string>& more = {},
                 const std::function<void()>& meanwhile = {}) const {
-    return read_report(run_program(doctor_line(base_.path(), job, more), output_.path(), {}, meanwhile));
+    return read_report(
+        run_program(doctor_line(base_.path(), job, more), output_.path(), {}, meanwhile));
   }
 
   PrivatePlace base_;

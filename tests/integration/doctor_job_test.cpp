@@ -84,7 +84,8 @@ TEST_F(DoctorJob, ALivingTrainerAnswersOnItsHostAndOverTcp) {
 
   const Report here = doctor();
   EXPECT_EQ(here.code, 0) << here.text;
-  EXPECT_TRUE(here.has("ok", "coordinator", {base_.path(), "answered in", "protocol 3"})) << here.text;
+  EXPECT_TRUE(here.has("ok", "coordinator", {base_.path(), "answered in", "protocol 3"}))
+      << here.text;
   EXPECT_TRUE(here.has("ok", "meeting place", {"a trainer lives here"})) << here.text;
 
   const Report far = doctor(towards(port, keys_));
@@ -109,8 +110,9 @@ TEST_F(DoctorJob, KeysOfAnotherSetAreTold) {
   const std::string port = port_of(trainer.status().listening);
 
   const Report all_wrong = doctor(towards(port, others_));
-  EXPECT_TRUE(all_wrong.has("error", "keys", {"127.0.0.1:" + port, "does not have the trainer's key",
-                                              others_, "copy one folder"}))
+  EXPECT_TRUE(all_wrong.has(
+      "error", "keys",
+      {"127.0.0.1:" + port, "does not have the trainer's key", others_, "copy one folder"}))
       << all_wrong.text;
 
   // Knows the trainer, which does not know it.
@@ -140,8 +142,9 @@ TEST_F(DoctorJob, ASecretThatOthersMayReadIsToldWithTheRemedy) {
 
 TEST_F(DoctorJob, ACoordinatorThatCannotBeReachedIsTold) {
   const Report closed = doctor(towards("1", keys_));
-  EXPECT_TRUE(closed.has("error", "coordinator",
-                         {"127.0.0.1:1", "cannot be reached", "Connection refused", "nc -vz 127.0.0.1 1"}))
+  EXPECT_TRUE(
+      closed.has("error", "coordinator",
+                 {"127.0.0.1:1", "cannot be reached", "Connection refused", "nc -vz 127.0.0.1 1"}))
       << closed.text;
   const Report unknown =
       doctor({"--weightcast.coordinator=no-such-host.invalid:29577", "--weightcast.keys=" + keys_});
@@ -163,7 +166,8 @@ TEST_F(DoctorJob, AListenerThatSaysNothingIsNotWaitedForLongerThanAskedFor) {
 
   const Report report = doctor(line);
 
-  EXPECT_TRUE(report.has("error", "keys", {"the handshake did not end in time", "is no coordinator"}))
+  EXPECT_TRUE(
+      report.has("error", "keys", {"the handshake did not end in time", "is no coordinator"}))
       << report.text;
 }
 
@@ -172,10 +176,12 @@ TEST_F(DoctorJob, OtherVersionsAreToldWithBothNumbers) {
   // A refusal as a coordinator of version 77 writes it: its number is the first field.
   std::string bytes = protocol::encode(
       {weightcast::Run{5, 6}, {protocol::Role::kReceiver, "doctor", 1}, protocol::Refused{}});
-  ASSERT_EQ(bytes.substr(0, 2), std::string({'\x08', static_cast<char>(protocol::kProtocolVersion)}));
+  ASSERT_EQ(bytes.substr(0, 2),
+            std::string({'\x08', static_cast<char>(protocol::kProtocolVersion)}));
   bytes[1] = 77;
 
-  const Report report = doctor(towards(port_of(server->endpoint()), keys_), answering(*server, bytes));
+  const Report report =
+      doctor(towards(port_of(server->endpoint()), keys_), answering(*server, bytes));
 
   EXPECT_TRUE(report.has("error", "versions",
                          {"expected protocol version 3, got 77", "install the same weightcast"}))
@@ -187,18 +193,20 @@ TEST_F(DoctorJob, NonsenseAndSilenceAreTold) {
   const std::string port = port_of(server->endpoint());
   const Report nonsense =
       doctor(towards(port, keys_), answering(*server, std::string(1000, '\xff')));
-  EXPECT_TRUE(nonsense.has("error", "coordinator", {"gave an answer that is none"})) << nonsense.text;
-  const Report welcome = doctor(
-      towards(port, keys_),
-      answering(*server, protocol::encode({weightcast::Run{5, 6},
-                                           {protocol::Role::kReceiver, "doctor", 1},
-                                           protocol::Welcome{}})));
-  EXPECT_TRUE(welcome.has("error", "coordinator", {"did not refuse what it should"})) << welcome.text;
+  EXPECT_TRUE(nonsense.has("error", "coordinator", {"gave an answer that is none"}))
+      << nonsense.text;
+  const Report welcome =
+      doctor(towards(port, keys_),
+             answering(*server, protocol::encode({weightcast::Run{5, 6},
+                                                  {protocol::Role::kReceiver, "doctor", 1},
+                                                  protocol::Welcome{}})));
+  EXPECT_TRUE(welcome.has("error", "coordinator", {"did not refuse what it should"}))
+      << welcome.text;
   auto line = towards(port, keys_);
   line.push_back("--timeout=0.2");
   const Report silent = doctor(line);
-  EXPECT_TRUE(silent.has("error", "coordinator",
-                         {"gave no answer within 200ms", "stopped or overloaded"}))
+  EXPECT_TRUE(
+      silent.has("error", "coordinator", {"gave no answer within 200ms", "stopped or overloaded"}))
       << silent.text;
 }
 
@@ -208,8 +216,8 @@ TEST_F(DoctorJob, APortThatIsTakenIsTold) {
   const Report taken = doctor({"--side=trainer", "--weightcast.listen=" + at});
   EXPECT_TRUE(taken.has("error", "tcp", {at, "another process has that port", "ss -ltnp"}))
       << taken.text;
-  const Report foreign = doctor({"--side=trainer", "--weightcast.listen=203.0.113.7:29577",
-                                 "--weightcast.keys=" + keys_});
+  const Report foreign = doctor(
+      {"--side=trainer", "--weightcast.listen=203.0.113.7:29577", "--weightcast.keys=" + keys_});
   EXPECT_TRUE(foreign.has("error", "tcp", {"cannot be bound here", "ip -brief address"}))
       << foreign.text;
 }

@@ -50,8 +50,8 @@ TEST_F(Doctor, FindsNothingWrongOnAHostThatIsFine) {
   const Report report = doctor();
 
   EXPECT_EQ(report.code, 0) << report.text;
-  for (const char* subject : {"versions", "configuration", "host", "shared memory", "limits", "keys",
-                              "meeting place", "tcp", "cuda_ipc", "nccl", "coordinator"}) {
+  for (const char* subject : {"versions", "configuration", "host", "shared memory", "limits",
+                              "keys", "meeting place", "tcp", "cuda_ipc", "nccl", "coordinator"}) {
     EXPECT_NE(report.text.find(std::string("\"") + subject + "\""), std::string::npos) << subject;
   }
   EXPECT_TRUE(fs::is_empty(base_.path())) << "it made something";
@@ -93,8 +93,8 @@ TEST_F(Doctor, FiveFaultsAtOnceAreFoundAndExplained) {
   ASSERT_TRUE(place) << place.status().to_string();
   ChildProcess trainer(coordinator_at(*place, 99));
   ASSERT_EQ(trainer.hear(), "ok");
-  const auto line = test::doctor_line(
-      base_.path(), job, {"--side=both", "--config=" + output_.path() + "/job.toml"});
+  const auto line = test::doctor_line(base_.path(), job,
+                                      {"--side=both", "--config=" + output_.path() + "/job.toml"});
 
   // Tiny shared memory and stale slots in it.
   ChildProcess machine([&](const Talk& talk) {
@@ -122,7 +122,8 @@ TEST_F(Doctor, FiveFaultsAtOnceAreFoundAndExplained) {
   } else {
     // Where no mount is permitted the machine's own is too small for a policy that is large enough.
     const Report large = doctor({"--policy-bytes=4000TB"});
-    EXPECT_TRUE(large.has("error", "shared memory", {"does not fit", "slots"})) << said << large.text;
+    EXPECT_TRUE(large.has("error", "shared memory", {"does not fit", "slots"}))
+        << said << large.text;
   }
   EXPECT_TRUE(report.has("warning", "stale slots",
                          {"3 objects of dead trainers", "." + job + ".policy.", "doctor --clean"}))
@@ -182,14 +183,16 @@ TEST_F(Doctor, CleansMeetingPlacesOfTheDeadAlone) {
   std::ofstream(*dead_place + "/notes") << "of the user";
 
   const Report before = doctor();
-  EXPECT_TRUE(before.has("warning", "stale meeting places", {*dead_place, "coordinator", "--clean"}))
+  EXPECT_TRUE(
+      before.has("warning", "stale meeting places", {*dead_place, "coordinator", "--clean"}))
       << before.text;
   EXPECT_FALSE(before.has("warning", "stale meeting places", {*place})) << before.text;
   EXPECT_TRUE(before.has("error", "coordinator", {*dead_place, "is dead", "start the trainer"}))
       << before.text;
 
   const Report cleaned = doctor({"--clean"});
-  EXPECT_TRUE(cleaned.has("note", "stale meeting places", {"removed", *dead_place})) << cleaned.text;
+  EXPECT_TRUE(cleaned.has("note", "stale meeting places", {"removed", *dead_place}))
+      << cleaned.text;
   EXPECT_FALSE(fs::exists(*dead_place + "/coordinator"));
   EXPECT_TRUE(fs::exists(*dead_place + "/notes"));
   EXPECT_TRUE(fs::exists(*dead_place + "/coordinator.lock")) << "it remembers the newest run";
@@ -239,7 +242,8 @@ TEST_F(Doctor, AnAnnouncementThatIsNoneIsAnError) {
 
 TEST_F(Doctor, ABadConfigurationIsExplainedAndTheRestStillLookedAt) {
   const Report unknown = doctor({"--weightcast.slotz=3"});
-  EXPECT_TRUE(unknown.has("error", "configuration", {"unknown key \"slotz\"", "did you mean slots"}))
+  EXPECT_TRUE(
+      unknown.has("error", "configuration", {"unknown key \"slotz\"", "did you mean slots"}))
       << unknown.text;
   EXPECT_TRUE(unknown.has("ok", "host", {"identity"}));
   const Report apart = doctor({"--config=" + [&] {
