@@ -13,7 +13,7 @@ usage: scripts/test.sh [--suite NAME]... [--filter GTEST_FILTER] [--quick]
   --quick        without the TSan and the ASan+UBSan builds
 environment:
   WEIGHTCAST_SIM_SEEDS   simulation seeds (default 2000; 200 in the ASan build)
-  WEIGHTCAST_TEST_RELEASE  set: packages also builds the whole library as a subproject (a minute)
+  WEIGHTCAST_TEST_RELEASE  set: packages also builds the whole library as a subproject (90 s of two cores)
   WEIGHTCAST_VENV        a venv with torch, used in place of the one in .deps/
   WEIGHTCAST_PYTHON      the Python to make .deps/venv with
 TEXT

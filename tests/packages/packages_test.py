@@ -191,12 +191,12 @@ class Packages(unittest.TestCase):
         output = run_consumer(folder / "round_trip", LD_LIBRARY_PATH=self.installed.library_folder)
         self.assertRegex(output, ROUND_TRIP)
 
-    def configured_with_subproject(self, *more):
+    def configured_with_subproject(self):
         """A consumer that builds the tree along, as a release has it: without git, without optional parts."""
         folder = self.consumer("core")
         ignored = shutil.ignore_patterns(".*", "build", "__pycache__")
         shutil.copytree(SOURCE, folder / "subprojects/weightcast", ignore=ignored)
-        options = ["--wrap-mode", "forcefallback", "--buildtype", "plain", "-Dweightcast:cuda=disabled", *more]
+        options = ["--wrap-mode", "forcefallback", "--buildtype", "plain", "-Dweightcast:cuda=disabled"]
         run([*meson(), "setup", *options, f"-Dweightcast:python={sys.executable}", folder / "build", folder])
         return folder
 
@@ -216,7 +216,7 @@ class Packages(unittest.TestCase):
         "compiles the library once more: WEIGHTCAST_TEST_RELEASE=1 has it run",
     )
     def test_subproject_of_a_release(self):
-        folder = self.configured_with_subproject("-Dunity=on", "-Dunity_size=12")
+        folder = self.configured_with_subproject()
         run([ninja(), "-C", folder / "build"])
         self.assertRegex(run_consumer(folder / "build/round_trip"), ROUND_TRIP)
         stage = folder / "stage"
