@@ -67,6 +67,9 @@ struct PublisherOptions {
 
   std::string trace;  ///< file of this process's spans of work (docs/tracing.md); %p in it is the
                       ///< process id, %n "rank-<rank>"; empty: none is written
+  std::string metrics;  ///< where this process's metrics are served, a port or "address:port", or a
+                        ///< file's path that ends in .prom, with %p and %n (docs/metrics.md);
+                        ///< empty: neither
 };
 
 /// configure(base, {}) of <weightcast/config.hpp>: what the environment (WEIGHTCAST_*, the file that

@@ -61,6 +61,9 @@ struct SubscriberOptions {
 
   std::string trace;  ///< file of this process's spans of work (docs/tracing.md); %p in it is the
                       ///< process id, %n this receiver's name; empty: none is written
+  std::string metrics;  ///< where this process's metrics are served, a port or "address:port", or a
+                        ///< file's path that ends in .prom, with %p and %n (docs/metrics.md);
+                        ///< empty: neither
 };
 
 /// configure(base, {}) of <weightcast/config.hpp>.

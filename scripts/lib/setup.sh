@@ -48,6 +48,10 @@ system_packages=(
   cmake make binutils dpkg-dev
 )
 
+# Left out where the distribution has them not, or this user may not install: parts of the library that
+# are optional go with them.
+optional_packages=(prometheus-cpp-dev)
+
 package_is_installed() {
   [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
 }
@@ -77,6 +81,19 @@ install_system_packages() {
   "${apt[@]}" update || fail "apt-get update failed; its message is above"
   "${apt[@]}" install -y --no-install-recommends "${missing[@]}" ||
     fail "apt-get could not install ${missing[*]}; its message is above"
+}
+
+install_optional_packages() {
+  local package
+  command -v apt-cache >/dev/null || return 0
+  for package in "$@"; do
+    package_is_installed "$package" && continue
+    if ! apt-cache show "$package" >/dev/null 2>&1; then
+      say "no package $package here: what needs it is left out"
+    elif ! (install_system_packages "$package"); then
+      say "$package could not be installed: what needs it is left out"
+    fi
+  done
 }
 
 # Prints the real path of the first Python that torch $torch_version supports and that can make a venv.
@@ -119,6 +136,7 @@ weightcast_set_up() {
   venv="$deps/venv"
 
   install_system_packages "${system_packages[@]}"
+  install_optional_packages "${optional_packages[@]}"
 
   if compgen -G "$venv/*.busy" >/dev/null || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     local base

@@ -8,9 +8,11 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "base/log.hpp"
 #include "protocol/message.hpp"
 
 namespace weightcast::protocol {
@@ -45,7 +47,7 @@ struct Outgoing {
 /// What happened, for logs and status; the machine itself writes none.
 struct Note {
   bool warning = false;
-  std::string text;  ///< "event=<name> key=value ..."
+  std::string text;  ///< as base::log_text() makes it
 };
 
 /// Sans-I/O: events in, messages out. Not thread safe.
@@ -276,7 +278,7 @@ class Coordinator {
   void send_orders(SourceMember& source);
   void send_orders(ReceiverMember& receiver);
   void send(Peer peer, const Member& member, Body body);
-  void note(bool warning, std::string text);
+  void note(bool warning, std::string_view event, base::LogFields fields);
 
   CoordinatorConfig config_;
   std::map<std::uint32_t, SourceMember> sources_;

@@ -104,7 +104,7 @@ void Coordinator::welcome_source(Clock::time_point now, Peer peer, const Member&
   sources_.insert_or_assign(hello.rank, std::move(source));
   know(member);
   changed_ = true;
-  note(false, "event=source_joined rank=" + std::to_string(hello.rank));
+  note(false, "source_joined", {{"rank", hello.rank}});
 }
 
 void Coordinator::welcome_receiver(Clock::time_point now, Peer peer, const Member& member,
@@ -141,7 +141,7 @@ void Coordinator::welcome_receiver(Clock::time_point now, Peer peer, const Membe
   receivers_.insert_or_assign(member.name, std::move(receiver));
   know(member);
   changed_ = true;
-  note(false, "event=receiver_joined name=" + member.name);
+  note(false, "receiver_joined", {{"name", member.name}});
 }
 
 void Coordinator::leave() {
@@ -176,8 +176,10 @@ void Coordinator::evict_silent(Clock::time_point now) {
 void Coordinator::drop_source(Clock::time_point now, std::uint32_t rank, const char* why) {
   const std::string text = "rank " + std::to_string(rank) + " " + why;
   const bool on_purpose = std::string_view(why) == "left";
-  note(!on_purpose, "event=source_gone rank=" + std::to_string(rank) + " why=" + why +
-                 " what=\"no new versions until it is back; engines serve on\"");
+  note(!on_purpose, "source_gone",
+       {{"rank", rank},
+        {"why", why},
+        {"what", "no new versions until it is back; engines serve on"}});
   remember(now, "rank-" + std::to_string(rank), why);
   sources_.erase(rank);
   changed_ = true;
@@ -195,7 +197,7 @@ void Coordinator::drop_receiver(Clock::time_point now, std::string name, const c
     round_->lost.insert(name);
   }
   if (lost) note_lost(name);
-  note(lost, "event=receiver_gone name=" + name + " why=" + why);
+  note(lost, "receiver_gone", {{"name", name}, {"why", why}});
   remember(now, name, why);
   receivers_.erase(found);
   for (auto& [other, receiver] : receivers_) {

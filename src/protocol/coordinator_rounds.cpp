@@ -160,8 +160,8 @@ void Coordinator::failed(Clock::time_point now, ReceiverMember& receiver, const 
   ++receiver.catch_up_failures;
   receiver.retry_at = now + backoff;
   receiver.bad_relay = assignment.relay;
-  note(true, "event=catch_up_failed name=" + receiver.member.name + " version=" +
-                 std::to_string(assignment.number) + " why=\"" + why + "\"");
+  note(true, "catch_up_failed",
+       {{"name", receiver.member.name}, {"version", assignment.number}, {"why", why}});
   end_assignment(receiver, Order::kAbort);
 }
 
@@ -172,8 +172,10 @@ void Coordinator::demote(Clock::time_point now, ReceiverMember& receiver, const 
   receiver.lag_number = receiver.assignment->number;
   receiver.failure = why;
   receiver.retry_at = now;
-  note(true, "event=receiver_lagging name=" + receiver.member.name +
-                 " version=" + std::to_string(receiver.assignment->number) + " why=\"" + why + "\"");
+  note(true, "receiver_lagging",
+       {{"name", receiver.member.name},
+        {"version", receiver.assignment->number},
+        {"why", why}});
   end_assignment(receiver, Order::kAbort);
 }
 
@@ -284,18 +286,18 @@ void Coordinator::consider_round_end(Clock::time_point) {
     const Version& serving = receiver.state.serving;
     applied += serving.run == config_.run && serving.number >= round_->number ? 1 : 0;
   }
-  note(false, "event=version_applied version=" + std::to_string(round_->number) +
-                  " receivers=" + std::to_string(applied) +
-                  " lost=" + std::to_string(round_->lost.size()) +
-                  " publish_to_applied_us=" + std::to_string(round_->apply_ns / 1000));
+  note(false, "version_applied",
+       {{"version", round_->number},
+        {"receivers", applied},
+        {"lost", round_->lost.size()},
+        {"publish_to_applied_us", round_->apply_ns / 1000}});
   round_.reset();
   changed_ = true;
 }
 
 void Coordinator::abort_round(Clock::time_point, const char* why) {
   ++counters_.rounds_aborted;
-  note(true, "event=round_aborted version=" + std::to_string(round_->number) + " why=\"" + why +
-                 "\"");
+  note(true, "round_aborted", {{"version", round_->number}, {"why", why}});
   for (auto& [name, receiver] : receivers_) {
     if (receiver.assignment && receiver.assignment->in_round) {
       end_assignment(receiver, Order::kAbort);

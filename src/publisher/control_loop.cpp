@@ -138,7 +138,7 @@ void ControlLoop::run() {
     try {
       turn();
     } catch (const std::exception& error) {
-      base::log(LogLevel::kError, std::string("event=control_loop_failed why=\"") + error.what() + "\"");
+      base::log(LogLevel::kError, "control_loop_failed", {{"why", error.what()}});
       return;
     }
   }
@@ -195,8 +195,7 @@ void ControlLoop::pump_server() {
 void ControlLoop::take(const stream::FromPeer& received) {
   const auto message = protocol::decode(bytes_of(received.bytes));
   if (!message) {
-    base::log(LogLevel::kDebug,
-              "event=message_refused why=\"" + message.status().to_string() + "\"");
+    base::log(LogLevel::kDebug, "message_refused", {{"why", message.status().to_string()}});
     const auto member = protocol::peek_member(bytes_of(received.bytes));
     if (message.status().code() == Code::kMismatch && member) {
       refuse(received.peer, *member, protocol::Refusal::kProtocol, message.status().message());
@@ -207,7 +206,7 @@ void ControlLoop::take(const stream::FromPeer& received) {
   }
   if (Status status = stream::check_role(received.role, message->member); !status) {
     if (role_warning_.allow(Clock::now())) {
-      base::log(LogLevel::kWarn, "event=role_refused why=\"" + status.message() + "\"");
+      base::log(LogLevel::kWarn, "role_refused", {{"why", status.message()}});
     }
     refuse(received.peer, message->member, protocol::Refusal::kRole, status.message());
     return;
@@ -291,7 +290,7 @@ void ControlLoop::exchange() {
   if (!coordinator_) return;
   trace_applied();
   for (const auto& note : coordinator_->take_notes()) {
-    base::log(note.warning ? LogLevel::kWarn : LogLevel::kDebug, note.text);
+    log_line(note.warning ? LogLevel::kWarn : LogLevel::kDebug, note.text);
   }
 }
 

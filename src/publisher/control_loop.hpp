@@ -66,6 +66,11 @@ class ControlLoop {
   bool wait(Deadline deadline, const std::function<bool(const protocol::Source&)>& until);
 
   CoordinatorView view() const;
+  /// Slots that hold a sealed version which is still needed, or are being written.
+  std::uint32_t slots_held() const {
+    const std::lock_guard lock(mutex_);
+    return book_.count_sealed() + (book_.writing() ? 1 : 0);
+  }
   /// Messages that were no messages, or came from somebody who may not send them.
   std::uint64_t refused_messages() const noexcept { return refused_ + link_.malformed(); }
   /// Rank 0: where members of other hosts reach it; empty where it does not listen.

@@ -254,10 +254,11 @@ void DeviceWorker::lose(const Status& status) {
   lost_ = Status(Code::kUnavailable, "device " + std::to_string(options_.device) +
                                          " is lost, and nothing is captured from it any more: " +
                                          status.message());
-  base::log(LogLevel::kError,
-            "event=device_lost device=" + std::to_string(options_.device) + " what=\"" +
-                status.message() + "\" next=\"training goes on, engines keep the last version; "
-                "restart the trainer for new ones\"");
+  base::log(LogLevel::kError, "device_lost",
+            {{"device", options_.device},
+             {"what", status.message()},
+             {"next", "training goes on, engines keep the last version; restart the trainer for "
+                      "new ones"}});
 }
 
 void DeviceWorker::capture() {

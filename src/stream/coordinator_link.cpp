@@ -29,7 +29,7 @@ void CoordinatorLink::seek(Clock::time_point now, const std::function<bool()>& l
   if (endpoint.empty() || endpoint == connected_to_) return;
   auto client = ControlClient::connect(endpoint, {}, options_.keys);
   if (!client) {
-    base::log(LogLevel::kWarn, "event=connect_failed why=\"" + client.status().to_string() + "\"");
+    base::log(LogLevel::kWarn, "connect_failed", {{"why", client.status().to_string()}});
     return;
   }
   client_ = std::move(*client);

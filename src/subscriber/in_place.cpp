@@ -86,10 +86,10 @@ Status InPlace::drain(const Incoming& incoming) {
     if (!ended) host_.resume(nullptr);
     overdue_ = true;
     if (held_warning_.allow(gave_up)) {
-      base::log(LogLevel::kWarn,
-                "event=switch_waits version=" + to_string(next) + " what=\"" +
-                    (ended ? "tensors outlive their leases: clone() what must outlive its lease\""
-                           : "leases are held past lease_deadline: end them sooner\""));
+      base::log(LogLevel::kWarn, "switch_waits",
+                {{"version", to_string(next)},
+                 {"what", ended ? "tensors outlive their leases: clone() what must outlive its lease"
+                                : "leases are held past lease_deadline: end them sooner"}});
     }
     while (!cancelled() && (leases_->held_since(gave_up) ||
                             (ended && Clock::now() < gave_up + options_.next_try))) {
@@ -131,8 +131,8 @@ void InPlace::reinstate(const std::shared_ptr<Image>& former, const Version& nex
     if (status) status = guarded("place", [&] { return applier_->place(former); });
     if (!status) {
       applier_->rollback(former->version());
-      base::log(LogLevel::kWarn, "event=not_reinstated version=" + to_string(former->version()) +
-                                     " why=\"" + status.to_string() + "\"");
+      base::log(LogLevel::kWarn, "not_reinstated",
+                {{"version", to_string(former->version())}, {"why", status.to_string()}});
       host_.withdraw("tensors of version " + std::to_string(former->version().number) +
                      " outlive their leases and keep the next one out: " + status.to_string());
       return;
@@ -169,8 +169,10 @@ Status InPlace::copy_staged(Incoming& incoming) {
                                    incoming.staged->bytes().first(plan.image_bytes),
                                    options_.copy_threads});
     if (status) break;
-    base::log(LogLevel::kWarn, "event=copy_in_place_failed version=" + to_string(incoming.version) +
-                                   " why=\"" + status.to_string() + "\" next=\"copied again\"");
+    base::log(LogLevel::kWarn, "copy_in_place_failed",
+              {{"version", to_string(incoming.version)},
+               {"why", status.to_string()},
+               {"next", "copied again"}});
   }
   if (status) incoming.staged.reset();
   return status;
@@ -207,8 +209,10 @@ Result<std::shared_ptr<Image>> InPlace::place(Incoming& incoming) {
     image->attachment.reset();
     applier_->rollback(incoming.version);
     if (cancelled_(incoming.op) || i + 1 == kTries) break;
-    base::log(LogLevel::kWarn, "event=place_in_place_failed version=" + to_string(incoming.version) +
-                                   " why=\"" + status.to_string() + "\" next=\"placed again\"");
+    base::log(LogLevel::kWarn, "place_in_place_failed",
+              {{"version", to_string(incoming.version)},
+               {"why", status.to_string()},
+               {"next", "placed again"}});
     room_->wait(Clock::now() + kBetweenTries);
   }
   if (!status) return status;

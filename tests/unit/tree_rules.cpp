@@ -23,6 +23,7 @@ const std::array kFolders = {"include", "src",  "plugin",   "proto",   "tests", 
 const std::map<std::string, Names> kRooms = {
     {"base", {}},
     {"config", {"base"}},
+    {"metrics", {"base", "config"}},
     {"driver", {"base"}},
     {"plan", {"base"}},
     {"codec", {"base", "driver"}},
@@ -33,10 +34,10 @@ const std::map<std::string, Names> kRooms = {
     {"stream",
      {"base", "driver", "plan", "codec", "staging", "keys", "proto", "protocol", "transport"}},
     {"publisher",
-     {"base", "config", "driver", "plan", "codec", "staging", "keys", "proto", "protocol",
+     {"base", "config", "metrics", "driver", "plan", "codec", "staging", "keys", "proto", "protocol",
       "transport", "stream"}},
     {"subscriber",
-     {"base", "config", "driver", "plan", "codec", "staging", "keys", "proto", "protocol",
+     {"base", "config", "metrics", "driver", "plan", "codec", "staging", "keys", "proto", "protocol",
       "transport", "stream"}},
     {"doctor",
      {"base", "config", "driver", "plan", "codec", "staging", "keys", "proto", "protocol",
@@ -46,7 +47,8 @@ const std::map<std::string, Names> kRooms = {
 
 // A library of somebody else's, by how its includes begin, and the rooms that may use it.
 const std::map<std::string, Names> kLibraries = {
-    {"boost/", {"staging"}},
+    {"boost/", {"metrics", "staging"}},
+    {"prometheus/", {"metrics"}},
     {"spdlog/", {"base"}},
     {"toml.hpp", {"config"}},
     {"CLI/", {"cli"}},
