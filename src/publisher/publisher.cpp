@@ -429,7 +429,7 @@ protocol::SourceReport Publisher::Impl::report() const {
                                                             data_server_.endpoint());
   report.captured = captured_;
   report.coalesced = coalesced_;
-  report.voided = voided_;
+  report.voided = voids_.total();
   report.sent_bytes = data_server_.sent_bytes();
   report.last_capture_ns = last_capture_ns_;
   report.last_hook_ns = last_hook_ns_;
