@@ -84,7 +84,9 @@ TEST_F(DoctorJob, ALivingTrainerAnswersOnItsHostAndOverTcp) {
 
   const Report here = doctor();
   EXPECT_EQ(here.code, 0) << here.text;
-  EXPECT_TRUE(here.has("ok", "coordinator", {base_.path(), "answered in", "protocol 3"}))
+  EXPECT_TRUE(here.has("ok", "coordinator",
+                       {base_.path(), "answered in",
+                        "protocol " + std::to_string(protocol::kProtocolVersion)}))
       << here.text;
   EXPECT_TRUE(here.has("ok", "meeting place", {"a trainer lives here"})) << here.text;
 
@@ -184,7 +186,7 @@ TEST_F(DoctorJob, OtherVersionsAreToldWithBothNumbers) {
       doctor(towards(port_of(server->endpoint()), keys_), answering(*server, bytes));
 
   EXPECT_TRUE(report.has("error", "versions",
-                         {"expected protocol version 3, got 77", "install the same weightcast"}))
+                         {"expected protocol version " + std::to_string(protocol::kProtocolVersion) + ", got 77", "install the same weightcast"}))
       << report.text;
 }
 

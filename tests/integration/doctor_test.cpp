@@ -11,6 +11,7 @@
 
 #include "base/unique_fd.hpp"
 #include "integration/doctor_fixture.hpp"
+#include "protocol/message.hpp"
 #include "stream/announcement.hpp"
 #include "stream/rendezvous.hpp"
 #include "support/child_process.hpp"
@@ -134,7 +135,7 @@ TEST_F(Doctor, FiveFaultsAtOnceAreFoundAndExplained) {
                          {"127.0.0.1:1", "cannot be reached: Connection refused", "listen = "}))
       << report.text;
   EXPECT_TRUE(report.has("error", "versions",
-                         {"protocol version 99", "speaks 3", "install the same weightcast"}))
+                         {"protocol version 99", "speaks " + std::to_string(protocol::kProtocolVersion), "install the same weightcast"}))
       << report.text;
 }
 
