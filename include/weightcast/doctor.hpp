@@ -32,16 +32,16 @@ struct Finding {
 };
 
 struct DoctorOptions {
-  ConfigSources sources;  ///< as configure() gets them
-  bool trainer = true;    ///< look as a rank of the trainer
-  bool worker = true;     ///< look as a rollout worker
+  ConfigSources sources;           ///< as configure() gets them
+  bool trainer = true;             ///< look as a rank of the trainer
+  bool worker = true;              ///< look as a rollout worker
   std::uint64_t policy_bytes = 0;  ///< size of the policy that shall be published; 0: unknown
-  bool clean = false;  ///< remove what dead owners left and nobody holds
+  bool clean = false;              ///< remove what dead owners left and nobody holds
   Duration patience = std::chrono::seconds(2);  ///< longest wait for a coordinator's answer
 };
 
-/// Looks, in a fixed order, and goes on past what is wrong. Joins no job; a coordinator that it asks
-/// counts one refused message. Makes nothing, and removes nothing but with `clean`. Sets this
+/// Looks, in a fixed order, and goes on past what is wrong. Joins no job; a coordinator that it
+/// asks counts one refused message. Makes nothing, and removes nothing but with `clean`. Sets this
 /// process's log level where the key `log` says one, as configure() does.
 /// Blocks for `patience` for each coordinator that the configuration names, for the resolver of
 /// names, and for as long as loading CUDA and NCCL takes. Thread safety: as configure().

@@ -27,7 +27,8 @@ std::string quoted(const std::string& text) {
 
 std::string fish_quoted(const std::string& text) {
   std::string out = "'";
-  for (const char c : text) out += c == '\'' || c == '\\' ? std::string{'\\', c} : std::string(1, c);
+  for (const char c : text)
+    out += c == '\'' || c == '\\' ? std::string{'\\', c} : std::string(1, c);
   return out + "'";
 }
 
@@ -71,17 +72,19 @@ std::string bash_completion(const std::vector<CommandEntry>& commands) {
       "  COMPREPLY=()\n"
       "  for ((i = 1; i < COMP_CWORD; i++)); do\n"
       "    case \"$chosen ${COMP_WORDS[i]}\" in\n"
-      "      " + all_chosen(commands, " | ") + ") chosen+=\" ${COMP_WORDS[i]}\" ;;\n"
+      "      " +
+      all_chosen(commands, " | ") +
+      ") chosen+=\" ${COMP_WORDS[i]}\" ;;\n"
       "    esac\n"
       "  done\n"
       "  case \"$chosen $before\" in\n";
   for (const CommandEntry& command : commands) {
     for (const OptionEntry& option : command.options) {
       if (option.argument.empty()) continue;
-      const std::string how = is_of_files(option) && option.choices.empty()
-                                  ? "compgen -f -- \"$word\""
-                                  : "compgen -W " + quoted(joined(option.choices, " ")) +
-                                        " -- \"$word\"";
+      const std::string how =
+          is_of_files(option) && option.choices.empty()
+              ? "compgen -f -- \"$word\""
+              : "compgen -W " + quoted(joined(option.choices, " ")) + " -- \"$word\"";
       text += "    " + pattern_of(command, option) + ") mapfile -t COMPREPLY < <(" + how +
               "); return ;;\n";
     }
@@ -108,7 +111,9 @@ std::string zsh_completion(const std::vector<CommandEntry>& commands) {
       "  local chosen= i\n"
       "  for ((i = 2; i < CURRENT; i++)); do\n"
       "    case \"$chosen $words[i]\" in\n"
-      "      (" + all_chosen(commands, " | ") + ") chosen+=\" $words[i]\" ;;\n"
+      "      (" +
+      all_chosen(commands, " | ") +
+      ") chosen+=\" $words[i]\" ;;\n"
       "    esac\n"
       "  done\n"
       "  case \"$chosen $words[CURRENT-1]\" in\n";
@@ -142,7 +147,9 @@ std::string fish_completion(const std::vector<CommandEntry>& commands) {
       "  set -l chosen ''\n"
       "  for word in (commandline -opc)[2..-1]\n"
       "    switch \"$chosen $word\"\n"
-      "      case " + all_chosen(commands, " ") + "\n"
+      "      case " +
+      all_chosen(commands, " ") +
+      "\n"
       "        set chosen \"$chosen $word\"\n"
       "    end\n"
       "  end\n"
@@ -172,8 +179,9 @@ std::string fish_completion(const std::vector<CommandEntry>& commands) {
       text += " -d " + fish_quoted(option.meaning) + "\n";
     }
     for (const OptionEntry& argument : command.arguments) {
-      text += at + (argument.choices.empty() ? std::string(" -F")
-                                             : " -a " + quoted(joined(argument.choices, " "))) +
+      text += at +
+              (argument.choices.empty() ? std::string(" -F")
+                                        : " -a " + quoted(joined(argument.choices, " "))) +
               "\n";
     }
   }

@@ -8,12 +8,13 @@
 #include <weightcast/config.hpp>
 
 #include "cli/command.hpp"
+#include "cli/sides.hpp"
 
 namespace weightcast::cli {
 namespace {
 
 struct Line {
-  std::string side = "both";
+  std::string side = "auto";
   std::string file;
   bool is_json = false;
   CLI::App* check = nullptr;
@@ -31,8 +32,9 @@ void print_text(const std::string& side, const std::vector<ConfigKey>& keys, std
   for (const ConfigKey& key : keys) {
     out << key.key << " = " << quoted(key.value) << "    (" << origin_of(key) << ")\n"
         << "    " << key.meaning << "\n"
-        << "    " << key.type << "; " << key.allowed << "; default " << quoted(key.default_value)
-        << ";";
+        << "    type: " << key.type;
+    if (key.allowed != key.type) out << ": " << key.allowed;
+    out << "; default: " << quoted(key.default_value) << "; environment:";
     for (const std::string& variable : key.variables) out << " " << variable;
     out << "\n";
   }
@@ -55,13 +57,13 @@ nlohmann::ordered_json to_json(const std::vector<ConfigKey>& keys) {
 }
 
 /// The first error of the sides that are asked for; as programs of that side give it.
-Status check(const std::string& side, const ConfigSources& sources) {
-  if (side != "worker") {
+Status check(const Sides& sides, const ConfigSources& sources) {
+  if (sides.trainer) {
     if (const auto its = configure(PublisherOptions{}, sources); !its) {
       return {its.status().code(), "trainer: " + its.status().message()};
     }
   }
-  if (side != "trainer") {
+  if (sides.worker) {
     if (const auto its = configure(SubscriberOptions{}, sources); !its) {
       return {its.status().code(), "worker: " + its.status().message()};
     }
@@ -72,12 +74,13 @@ Status check(const std::string& side, const ConfigSources& sources) {
 int config(const Line& line, const Context& context) {
   const bool is_check = line.check->parsed();
   const ConfigSources sources{context.flags, is_check ? line.checked_file : line.file};
+  const Sides sides = sides_of(line.side, sources);
   const auto fail = [&](const Status& status) {
     context.err << "weightcast config: " << status.message() << "\n";
     return 1;
   };
   if (is_check) {
-    if (const Status status = check(line.side, sources); !status) return fail(status);
+    if (const Status status = check(sides, sources); !status) return fail(status);
     context.out << line.checked_file << ": every key is known and allowed, and they go together\n";
     context.out.flush();
     return context.out ? 0 : 1;
@@ -93,17 +96,17 @@ int config(const Line& line, const Context& context) {
     }
     return Status::ok();
   };
-  if (line.side != "worker") {
+  if (sides.trainer) {
     if (const Status status = show("trainer", PublisherOptions{}); !status) return fail(status);
   }
-  if (line.side != "trainer") {
+  if (sides.worker) {
     if (const Status status = show("worker", SubscriberOptions{}); !status) return fail(status);
   }
   if (line.is_json) {
     context.out << all.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
   }
   // Values that are allowed each may still not go together.
-  if (const Status status = check(line.side, sources); !status) return fail(status);
+  if (const Status status = check(sides, sources); !status) return fail(status);
   context.out.flush();
   return context.out ? 0 : 1;
 }
@@ -113,12 +116,11 @@ int config(const Line& line, const Context& context) {
 Command add_config(CLI::App& application) {
   CLI::App* app = application.add_subcommand(
       "config", "Show every key: type, default, meaning, present value and where it came from");
-  app->footer("Takes --weightcast.KEY=VALUE, as programs do. Exits with 1 where a key or a value is "
-              "not allowed.");
+  app->footer(
+      "Takes --weightcast.KEY=VALUE, as programs do. Exits with 1 where a key or a value is "
+      "not allowed.");
   const auto line = std::make_shared<Line>();
-  app->add_option("--side", line->side, "Whose keys: trainer, worker or both")
-      ->check(CLI::IsMember({"trainer", "worker", "both"}))
-      ->capture_default_str();
+  add_side(*app, line->side);
   app->add_option("--config", line->file, "The TOML file to read; else WEIGHTCAST_CONFIG's")
       ->type_name("FILE");
   app->add_flag("--json", line->is_json, "Print one JSON object");

@@ -8,13 +8,14 @@
 #include <weightcast/doctor.hpp>
 
 #include "cli/command.hpp"
+#include "cli/sides.hpp"
 #include "cli/units.hpp"
 
 namespace weightcast::cli {
 namespace {
 
 struct Line {
-  std::string side = "both";
+  std::string side = "auto";
   std::string file;
   std::uint64_t policy_bytes = 0;
   double timeout_s = 2;
@@ -58,12 +59,13 @@ void print_text(const std::vector<Finding>& findings, std::ostream& out) {
 int doctor(const Line& line, const Context& context) {
   DoctorOptions options;
   options.sources = {context.flags, line.file};
-  options.trainer = line.side != "worker";
-  options.worker = line.side != "trainer";
+  const Sides sides = sides_of(line.side, options.sources);
+  options.trainer = sides.trainer;
+  options.worker = sides.worker;
   options.policy_bytes = line.policy_bytes;
   options.clean = line.clean;
-  options.patience = std::chrono::duration_cast<Duration>(
-      std::chrono::duration<double>(line.timeout_s));
+  options.patience =
+      std::chrono::duration_cast<Duration>(std::chrono::duration<double>(line.timeout_s));
   const std::vector<Finding> findings = diagnose(options);
   (line.is_json ? print_json : print_text)(findings, context.out);
   context.out.flush();
@@ -78,13 +80,11 @@ int doctor(const Line& line, const Context& context) {
 Command add_doctor(CLI::App& application) {
   CLI::App* app = application.add_subcommand(
       "doctor", "Find what stands in a job's way on this host, and say what to do about it");
-  app->footer("Exits with 1 where it finds an error. Takes --weightcast.KEY=VALUE, as programs do.");
+  app->footer(
+      "Exits with 1 where it finds an error. Takes --weightcast.KEY=VALUE, as programs do.");
   const auto line = std::make_shared<Line>();
-  app->add_option("--side", line->side, "As which side to look: trainer, worker or both")
-      ->check(CLI::IsMember({"trainer", "worker", "both"}))
-      ->capture_default_str();
-  app->add_option("--config", line->file, "The TOML file that the job reads")
-      ->type_name("FILE");
+  add_side(*app, line->side);
+  app->add_option("--config", line->file, "The TOML file that the job reads")->type_name("FILE");
   app->add_option("--policy-bytes", line->policy_bytes,
                   "Size of the policy: does it fit into shared memory? As 512MiB or 1GB")
       ->transform(size_option())
@@ -93,8 +93,9 @@ Command add_doctor(CLI::App& application) {
       ->check(CLI::Range(0.1, 60.0))
       ->type_name("SECONDS")
       ->capture_default_str();
-  app->add_flag("--clean", line->clean,
-                "Remove what dead owners left in shared memory and meeting places, and nobody holds");
+  app->add_flag(
+      "--clean", line->clean,
+      "Remove what dead owners left in shared memory and meeting places, and nobody holds");
   app->add_flag("--json", line->is_json, "Print one JSON object");
   return {app, [line](const Context& context) { return doctor(*line, context); }, true};
 }

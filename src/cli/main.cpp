@@ -18,12 +18,8 @@ using namespace weightcast::cli;
 /// All subcommands, in the order in which the help lists them.
 std::vector<Command> add_commands(CLI::App& application) {
   return {
-      add_status(application),
-      add_doctor(application),
-      add_config(application),
-      add_keygen(application),
-      add_completion(application),
-      add_man(application),
+      add_status(application), add_doctor(application),     add_config(application),
+      add_keygen(application), add_completion(application), add_man(application),
   };
 }
 
@@ -49,8 +45,8 @@ int run(int argc, char** argv) {
   for (const Command& command : commands) {
     if (!command.app->parsed()) continue;
     if (!context.flags.empty() && !command.takes_flags) {
-      std::cerr << "weightcast " << command.app->get_name()
-                << ": it has no use for --weightcast." << context.flags.front() << "\n";
+      std::cerr << "weightcast " << command.app->get_name() << ": it has no use for --weightcast."
+                << context.flags.front() << "\n";
       return 2;
     }
     return command.run(context);

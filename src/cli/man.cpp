@@ -81,16 +81,24 @@ void put_page(const std::vector<CommandEntry>& commands, std::ostream& out) {
   out << ".SH EXIT STATUS\n"
          "0; 1 where the command failed or found an error; 2 for a wrong command line.\n"
          ".SH ENVIRONMENT\n"
-         ".TP\n" << bold("WEIGHTCAST_KEY") << "\n"
-         "Each key of the configuration in capitals, as " << bold("WEIGHTCAST_SLOTS") << "; "
-         << bold("weightcast config") << " shows all of them.\n"
-         ".TP\n" << bold("WEIGHTCAST_NCCL_LIBRARY") << "\n"
+         ".TP\n"
+      << bold("WEIGHTCAST_KEY")
+      << "\n"
+         "Each key of the configuration in capitals, as "
+      << bold("WEIGHTCAST_SLOTS") << "; " << bold("weightcast config")
+      << " shows all of them.\n"
+         ".TP\n"
+      << bold("WEIGHTCAST_NCCL_LIBRARY")
+      << "\n"
          "The NCCL library to load.\n"
          ".SH FILES\n"
-         ".TP\n" << italic("$XDG_RUNTIME_DIR/weightcast") << ", else "
-         << italic("/tmp/weightcast-UID") << "\n"
+         ".TP\n"
+      << italic("$XDG_RUNTIME_DIR/weightcast") << ", else " << italic("/tmp/weightcast-UID")
+      << "\n"
          "Where the members of a host meet.\n"
-         ".TP\n" << italic("/dev/shm/weightcast.UID.JOB.POLICY.*") << "\n"
+         ".TP\n"
+      << italic("/dev/shm/weightcast.UID.JOB.POLICY.*")
+      << "\n"
          "The versions in shared memory.\n";
 }
 

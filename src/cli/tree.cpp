@@ -44,7 +44,8 @@ void list(const CLI::App& app, const std::vector<std::string>& path,
     (option->nonpositional() ? entry.options : entry.arguments).push_back(entry_of(*option));
   }
   const auto subcommands = app.get_subcommands([](const CLI::App*) { return true; });
-  for (const CLI::App* subcommand : subcommands) entry.subcommands.push_back(subcommand->get_name());
+  for (const CLI::App* subcommand : subcommands)
+    entry.subcommands.push_back(subcommand->get_name());
   out.push_back(std::move(entry));
   for (const CLI::App* subcommand : subcommands) {
     std::vector<std::string> its = path;

@@ -14,7 +14,7 @@ struct OptionEntry {
   std::vector<std::string> names;  ///< "--side", "-h"; none for an argument without a name
   std::string argument;            ///< "FILE", "SIZE"; empty for a flag
   std::string meaning;
-  std::string default_value;       ///< empty where none is shown
+  std::string default_value;         ///< empty where none is shown
   std::vector<std::string> choices;  ///< the values that are allowed, where there are few
   bool is_required = false;
 };

@@ -7,16 +7,30 @@ namespace {
 
 constexpr const char* kSubject = "configuration";
 
-template <class Options>
-std::optional<Options> read(const char* side, const DoctorOptions& options, Findings& out) {
-  auto its = configure(Options{}, options.sources);
-  if (!its) {
-    out.error(kSubject, std::string(side) + ": " + its.status().message(),
-              std::string("correct the value there; weightcast config --side ") + side +
-                  " shows all keys with their values and where these come from");
-    return std::nullopt;
+void refuse(const std::string& side, const Status& status, Findings& out) {
+  out.error(kSubject, side + ": " + status.message(),
+            "correct the value there; weightcast config shows all keys with their values and where "
+            "these come from");
+}
+
+void read_both(const DoctorOptions& options, Patient& patient, Findings& out) {
+  Status of_trainer;
+  if (options.trainer) {
+    if (auto its = configure(PublisherOptions{}, options.sources)) {
+      patient.trainer = std::move(*its);
+    } else {
+      of_trainer = its.status();
+      refuse("trainer", of_trainer, out);
+    }
   }
-  return std::move(*its);
+  if (options.worker) {
+    if (auto its = configure(SubscriberOptions{}, options.sources)) {
+      patient.worker = std::move(*its);
+    } else if (its.status().message() != of_trainer.message()) {
+      // Each side checks the other's keys, too: said once is enough.
+      refuse("worker", its.status(), out);
+    }
+  }
 }
 
 /// Of keys that both sides have and that must be equal for them to meet.
@@ -25,9 +39,11 @@ void compare(const Patient& patient, Findings& out) {
   const auto both = [&](const char* key, const std::string& trainer, const std::string& worker,
                         const char* why) {
     if (trainer == worker) return;
-    out.error(kSubject, std::string("the trainer has ") + key + " = \"" + trainer +
-                            "\", the worker \"" + worker + "\": " + why,
-              std::string("set ") + key + " before the sections of the file, or alike on both sides");
+    out.error(
+        kSubject,
+        std::string("the trainer has ") + key + " = \"" + trainer + "\", the worker \"" + worker +
+            "\": " + why,
+        std::string("set ") + key + " before the sections of the file, or alike on both sides");
   };
   both("job", patient.trainer->job, patient.worker->job, "they do not meet");
   both("policy", patient.trainer->policy, patient.worker->policy, "they do not meet");
@@ -43,8 +59,7 @@ Patient examine_configuration(const DoctorOptions& options, Findings& out) {
   patient.patience = options.patience;
   patient.clean = options.clean;
   const std::size_t before = out.all().size();
-  if (options.trainer) patient.trainer = read<PublisherOptions>("trainer", options, out);
-  if (options.worker) patient.worker = read<SubscriberOptions>("worker", options, out);
+  read_both(options, patient, out);
   compare(patient, out);
   std::string job = PublisherOptions{}.job;
   std::string policy = PublisherOptions{}.policy;
@@ -62,7 +77,8 @@ Patient examine_configuration(const DoctorOptions& options, Findings& out) {
   const auto place = stream::meeting_place_path(
       directory, base::environment("XDG_RUNTIME_DIR").value_or(""), job, policy);
   if (!place) {
-    out.refused("meeting place", place.status());
+    out.refused("meeting place", place.status(),
+                "set the key directory (WEIGHTCAST_DIR) to a short absolute path");
   } else {
     patient.place = *place;
     patient.base = place->substr(0, place->size() - policy.size() - job.size() - 2);

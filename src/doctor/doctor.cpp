@@ -26,7 +26,8 @@ std::vector<Finding> diagnose(const DoctorOptions& options) {
                          std::to_string(protocol::kProtocolVersion));
   const doctor::Patient patient = doctor::examine_configuration(options, out);
   doctor::check_host(out);
-  doctor::check_leftovers(patient, out);  // with `clean` before the room in shared memory is measured
+  doctor::check_leftovers(patient,
+                          out);  // with `clean` before the room in shared memory is measured
   doctor::check_shared_memory(patient, out);
   doctor::check_limits(patient, out);
   doctor::check_place(patient, out);

@@ -2,18 +2,29 @@
 
 #include <array>
 #include <cstdio>
+#include <utility>
 
 namespace weightcast::doctor {
 
-void Findings::refused(std::string subject, const Status& status) {
-  std::string found = status.message();
-  std::string remedy;
-  const auto at = found.find("; ");
-  if (at != std::string::npos) {
-    remedy = found.substr(at + 2);
-    found.resize(at);
+namespace {
+
+/// Where the remedy begins, and where what was found ends; npos where there is none.
+std::pair<std::size_t, std::size_t> remedy_in(const std::string& message) {
+  if (const auto at = message.find("; "); at != std::string::npos) return {at + 2, at};
+  for (const char* verb : {"chmod ", "chown ", "remove ", "copy ", "make ", "move "}) {
+    const auto at = message.find(std::string(": ") + verb);
+    if (at != std::string::npos) return {at + 2, at};
   }
-  error(std::move(subject), std::move(found), std::move(remedy));
+  return {std::string::npos, message.size()};
+}
+
+}  // namespace
+
+void Findings::refused(std::string subject, const Status& status, std::string otherwise) {
+  const std::string& message = status.message();
+  const auto [remedy, end] = remedy_in(message);
+  error(std::move(subject), message.substr(0, end),
+        remedy == std::string::npos ? std::move(otherwise) : message.substr(remedy));
 }
 
 std::string about(std::uint64_t bytes) {

@@ -26,8 +26,9 @@ class Findings {
   void error(std::string subject, std::string found, std::string remedy) {
     add(Severity::kError, std::move(subject), std::move(found), std::move(remedy));
   }
-  /// An error of a Status, whose message says both: the remedy is what follows its first semicolon.
-  void refused(std::string subject, const Status& status);
+  /// An error of a Status, whose message mostly says both: what follows its first semicolon, or the
+  /// colon before what to do, is the remedy. @param otherwise the remedy where it says none
+  void refused(std::string subject, const Status& status, std::string otherwise);
 
   std::vector<Finding> take() && { return std::move(all_); }
   const std::vector<Finding>& all() const noexcept { return all_; }

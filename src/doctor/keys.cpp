@@ -3,8 +3,8 @@
 
 #include <sys/stat.h>
 
-#include <cstdio>
 #include <array>
+#include <cstdio>
 #include <set>
 
 #include "doctor/findings.hpp"
@@ -44,7 +44,9 @@ void check_folder(const std::string& folder, bool trainer, bool worker, Findings
     if (!is_wanted || (!is_there && trainer && worker && exists(folder))) continue;
     const auto ring = keys::KeyRing::load(folder, role);
     if (!ring) {
-      out.refused(kSubject, ring.status());
+      out.refused(
+          kSubject, ring.status(),
+          "copy the folder that weightcast keygen made again, or make a new one for all hosts");
       return;
     }
     roles += (roles.empty() ? "" : " and ") + name;
@@ -74,7 +76,8 @@ void check_keys(const Patient& patient, Findings& out) {
   if (!folders.empty() || patient.place.empty()) return;
   const std::string own = patient.place.substr(0, patient.place.rfind('/')) + "/.keys";
   if (!exists(own)) {
-    out.ok(kSubject, "none configured: the members of this host make their own where they need some");
+    out.ok(kSubject,
+           "none configured: the members of this host make their own where they need some");
     return;
   }
   check_folder(own, patient.trainer.has_value(), patient.worker.has_value(), out);

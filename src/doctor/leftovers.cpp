@@ -23,8 +23,10 @@ std::string listed(const std::vector<std::string>& names) {
 void clean_slots(Findings& out) {
   const staging::SweepReport report = staging::sweep("");
   if (report.removed > 0) {
-    out.note(kSlots, "removed " + std::to_string(report.removed) + " objects of dead trainers from "
-                         "/dev/shm: " + listed(report.names));
+    out.note(kSlots, "removed " + std::to_string(report.removed) +
+                         " objects of dead trainers from "
+                         "/dev/shm: " +
+                         listed(report.names));
   }
 }
 
@@ -58,8 +60,10 @@ void check_slots(bool clean, Findings& out) {
   }
   if (held > 0) {
     out.note(kSlots,
-             std::to_string(held) + " slots of dead trainers are still read by engines, which serve "
-                                    "on from them: " + listed(in_use),
+             std::to_string(held) +
+                 " slots of dead trainers are still read by engines, which serve "
+                 "on from them: " +
+                 listed(in_use),
              "none: they go with the engines, or once these have a newer version");
   }
   if (objects == 0 && held == 0) {

@@ -28,7 +28,8 @@ std::string shown(std::uint64_t value) {
 }
 
 std::string named(const Limit& limit) {
-  return std::string(limit.name) + " = " + shown(limit.soft) + " (at most " + shown(limit.hard) + ")";
+  return std::string(limit.name) + " = " + shown(limit.soft) + " (at most " + shown(limit.hard) +
+         ")";
 }
 
 }  // namespace
@@ -36,7 +37,8 @@ std::string named(const Limit& limit) {
 void judge_limits(const Patient& patient, const Limits& limits, bool has_device, Findings& out) {
   const std::size_t before = out.all().size();
   if (limits.files.soft < kFewFiles) {
-    out.error(kSubject, named(limits.files) + ": a process opens each slot and a connection a member",
+    out.error(kSubject,
+              named(limits.files) + ": a process opens each slot and a connection a member",
               "ulimit -n 4096, or LimitNOFILE=4096 of its systemd unit");
   } else if (limits.files.soft < kComfortableFiles) {
     out.warning(kSubject, named(limits.files) + " is enough for some hundred members",
@@ -56,17 +58,18 @@ void judge_limits(const Patient& patient, const Limits& limits, bool has_device,
                 "ulimit -v unlimited");
   }
   if (has_device && limits.locked.soft != kUnlimited) {
-    out.note(kSubject,
-             named(limits.locked) + " bytes: CUDA pins memory regardless, RDMA networks of NCCL do not",
-             "ulimit -l unlimited, or docker run --ulimit memlock=-1, where NCCL uses RDMA");
+    out.note(
+        kSubject,
+        named(limits.locked) + " bytes: CUDA pins memory regardless, RDMA networks of NCCL do not",
+        "ulimit -l unlimited, or docker run --ulimit memlock=-1, where NCCL uses RDMA");
   }
   if (limits.processes.soft < 256) {
     out.warning(kSubject, named(limits.processes) + ": a member has up to ten threads of ours",
                 "ulimit -u 4096, or TasksMax= of its systemd unit");
   }
   if (out.all().size() == before) {
-    out.ok(kSubject, named(limits.files) + ", " + named(limits.locked) + ", " +
-                         named(limits.processes));
+    out.ok(kSubject,
+           named(limits.files) + ", " + named(limits.locked) + ", " + named(limits.processes));
   }
 }
 

@@ -47,28 +47,33 @@ void check_place(const Patient& patient, Findings& out) {
     const auto opened = base::open_private_directory(path);
     if (opened) continue;
     if (opened.status().code() != Code::kNotFound) {
-      out.refused(kSubject, opened.status());
+      out.refused(kSubject, opened.status(),
+                  "set the key directory (WEIGHTCAST_DIR) to a folder of this user alone");
       return;
     }
     const std::string above = parent_of(path);
     if (::access(above.c_str(), W_OK | X_OK) != 0) {
       out.error(kSubject, path + " does not exist, and this user cannot make it in " + above,
-                "mkdir -p -m 0700 " + path + " as a user who may, chown it, or set the key directory "
-                "(WEIGHTCAST_DIR)");
+                "mkdir -p -m 0700 " + path +
+                    " as a user who may, chown it, or set the key directory "
+                    "(WEIGHTCAST_DIR)");
       return;
     }
     out.ok(kSubject, patient.place + " is not there yet: the first member makes it");
     return;
   }
   if (const char* network = network_file_system(patient.place)) {
-    out.error(kSubject, patient.place + " lies on " + network + ", whose locks and sockets do not "
-                                        "serve one host's members",
+    out.error(kSubject,
+              patient.place + " lies on " + network +
+                  ", whose locks and sockets do not "
+                  "serve one host's members",
               "set the key directory (WEIGHTCAST_DIR) to a folder on a local disk or tmpfs");
     return;
   }
   const auto state = stream::look_at_place(patient.place);
   if (!state) {
-    out.refused(kSubject, state.status());
+    out.refused(kSubject, state.status(),
+                "set the key directory (WEIGHTCAST_DIR) to a folder of this user alone");
     return;
   }
   const auto now = std::chrono::duration_cast<std::chrono::microseconds>(
@@ -77,10 +82,12 @@ void check_place(const Patient& patient, Findings& out) {
   constexpr long long kMinute = 60'000'000;
   const auto started = static_cast<long long>(state->last_run.started_us);
   if (started > now + kMinute) {
-    out.warning("clock", "the newest run here began " + std::to_string((started - now) / 1'000'000) +
-                             " s in this clock's future: the clock has been set back",
-                "set the clock (timedatectl set-ntp true); runs are numbered later than the newest, so "
-                "jobs work on");
+    out.warning(
+        "clock",
+        "the newest run here began " + std::to_string((started - now) / 1'000'000) +
+            " s in this clock's future: the clock has been set back",
+        "set the clock (timedatectl set-ntp true); runs are numbered later than the newest, so "
+        "jobs work on");
   }
   out.ok(kSubject, patient.place + " (0700, user " + std::to_string(::geteuid()) + "); " +
                        (state->is_held ? "a trainer lives here, pid " + std::to_string(state->pid)

@@ -19,15 +19,16 @@ constexpr std::uint64_t kContainerDefault = std::uint64_t{64} << 20;
 std::string enlarge(std::uint64_t need) {
   const std::uint64_t mib = (need >> 20) + 1;
   return "enlarge it: docker run --shm-size=" + std::to_string(mib) +
-         "m, a Kubernetes emptyDir of medium Memory mounted on /dev/shm, or mount -o remount,size=" +
-         std::to_string(mib) + "m /dev/shm; or configure fewer slots (key slots) or a smaller dtype "
+         "m, a Kubernetes emptyDir of medium Memory mounted on /dev/shm, or mount -o "
+         "remount,size=" +
+         std::to_string(mib) +
+         "m /dev/shm; or configure fewer slots (key slots) or a smaller dtype "
          "(key dtype)";
 }
 
 std::string slots_text(const Patient& patient) {
   const std::uint32_t slots = patient.trainer->slots;
-  const std::string of = patient.policy_bytes > 0
-                             ? "a policy of " + about(patient.policy_bytes)
+  const std::string of = patient.policy_bytes > 0 ? "a policy of " + about(patient.policy_bytes)
                          : patient.trainer->slot_bytes > 0
                              ? "slots of " + about(patient.trainer->slot_bytes)
                              : std::string("even an empty policy");
@@ -41,8 +42,8 @@ std::uint64_t slot_bytes_of(const Patient& patient) {
   if (!patient.trainer) return 0;
   // As a publisher counts where slot_bytes is 0. A rank's share is a part of the policy.
   const std::uint64_t share = patient.policy_bytes / std::max(1U, patient.trainer->world_size);
-  const std::uint64_t payload =
-      patient.trainer->slot_bytes > 0 ? patient.trainer->slot_bytes : share + share / 8 + (1U << 20);
+  const std::uint64_t payload = patient.trainer->slot_bytes > 0 ? patient.trainer->slot_bytes
+                                                                : share + share / 8 + (1U << 20);
   return staging::object_bytes(payload);
 }
 
@@ -74,8 +75,9 @@ ShmMount find_shm_mount(const std::string& mounts) {
 
 void judge_shared_memory(const Patient& patient, const staging::MemoryRoom& room,
                          const ShmMount& mount, Findings& out) {
-  const std::string named = std::string(staging::kShmDirectory) +
-                            (mount.type.empty() ? "" : " (" + mount.type + ", " + mount.options + ")");
+  const std::string named =
+      std::string(staging::kShmDirectory) +
+      (mount.type.empty() ? "" : " (" + mount.type + ", " + mount.options + ")");
   if (!mount.is_writable) {
     out.error(kSubject, named + " cannot be written to",
               "mount it writable: mount -o remount,rw /dev/shm, or a container without a read-only "
@@ -108,8 +110,9 @@ void judge_shared_memory(const Patient& patient, const staging::MemoryRoom& room
   }
   if (room.shm_total && *room.shm_total <= kContainerDefault) {
     out.warning(kSubject,
-                sizes + "; that is what containers get where nothing is said, and too little for "
-                        "most policies",
+                sizes +
+                    "; that is what containers get where nothing is said, and too little for "
+                    "most policies",
                 "run weightcast doctor --policy-bytes SIZE to see what a policy needs; docker run "
                 "--shm-size=..., or a Kubernetes emptyDir of medium Memory on /dev/shm");
     return;

@@ -43,7 +43,7 @@ void check_listen(const Patient& patient, Findings& out) {
   const PublisherOptions& trainer = *patient.trainer;
   const auto at = base::parse_host_port("listen", trainer.listen);
   if (!at) {
-    out.refused("tcp", at.status());
+    out.refused("tcp", at.status(), "listen = 0.0.0.0:29577");
     return;
   }
   const int error = try_bind(*at);
@@ -54,13 +54,15 @@ void check_listen(const Patient& patient, Findings& out) {
                       std::to_string(state->pid) + ")");
   } else if (error == EADDRINUSE) {
     out.error("tcp", named + ", but another process has that port",
-              "ss -ltnp 'sport = :" + std::to_string(at->port) + "' shows which; choose another port "
-              "(key listen, and coordinator of the others)");
+              "ss -ltnp 'sport = :" + std::to_string(at->port) +
+                  "' shows which; choose another port "
+                  "(key listen, and coordinator of the others)");
   } else if (error != 0) {
-    out.error("tcp", named + ", which cannot be bound here: " +
-                         std::system_category().message(error),
-              "listen = 0.0.0.0:" + std::to_string(at->port) + ", or an address of this host "
-              "(ip -brief address)");
+    out.error("tcp",
+              named + ", which cannot be bound here: " + std::system_category().message(error),
+              "listen = 0.0.0.0:" + std::to_string(at->port) +
+                  ", or an address of this host "
+                  "(ip -brief address)");
   } else {
     out.ok("tcp", named + ": free");
   }
@@ -105,17 +107,19 @@ void check_device(const Patient& patient, Findings& out) {
   if (has_cuda) {
     out.ok("cuda_ipc", cuda);
   } else if (wants_cuda) {
-    out.error("cuda_ipc", cuda,
-              "nvidia-smi shows whether a driver is there; docker run --gpus all; or transport = auto "
-              "and device = none");
+    out.error(
+        "cuda_ipc", cuda,
+        "nvidia-smi shows whether a driver is there; docker run --gpus all; or transport = auto "
+        "and device = none");
   } else {
     out.note("cuda_ipc", cuda + " (not asked for)");
   }
   if (has_nccl) {
     out.ok("nccl", "version " + nccl);
   } else if (wants(patient, TransportChoice::kNccl)) {
-    out.error("nccl", nccl, "pip install nvidia-nccl-cu13, or name the file in "
-                            "WEIGHTCAST_NCCL_LIBRARY");
+    out.error("nccl", nccl,
+              "pip install nvidia-nccl-cu13, or name the file in "
+              "WEIGHTCAST_NCCL_LIBRARY");
   } else {
     out.note("nccl", nccl + " (not asked for)");
   }
@@ -135,7 +139,8 @@ void check_transports(const Patient& patient, Findings& out) {
   if (patient.trainer && patient.trainer->rank == 0 && !patient.trainer->listen.empty()) {
     check_listen(patient, out);
   } else {
-    out.ok("tcp", "nothing listens for other hosts: the key listen is empty, or this is not rank 0");
+    out.ok("tcp",
+           "nothing listens for other hosts: the key listen is empty, or this is not rank 0");
   }
   check_device(patient, out);
 }

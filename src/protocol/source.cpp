@@ -260,6 +260,8 @@ void Source::say_hello(Clock::time_point now) {
   hello.policy = config_.policy;
   hello.highest_run = run_;
   hello.clock = config_.clock;
+  hello.host = config_.host;
+  hello.pid = config_.pid;
   hello.next_point = started_ ? next_point_ : 0;
   send(std::move(hello));
   next_send_ = now + config_.heartbeat;

@@ -77,13 +77,15 @@ Result<PlaceState> look_at_place(const std::string& place) { return visit(place,
 
 Result<PlaceState> clean_place(const std::string& place) { return visit(place, true); }
 
-std::vector<std::string> list_places(const std::string& base) {
+std::vector<std::string> list_places(const std::string& directory) {
   std::vector<std::string> places;
-  for (const std::string& job : names_in(base)) {
-    if (!base::is_name(job)) continue;
-    for (const std::string& policy : names_in(base + "/" + job)) {
+  // In a folder that others may change a name could lead anywhere.
+  if (!base::open_private_directory(directory)) return places;
+  for (const std::string& job : names_in(directory)) {
+    if (!base::is_name(job) || !base::open_private_directory(directory + "/" + job)) continue;
+    for (const std::string& policy : names_in(directory + "/" + job)) {
       if (base::is_name(policy) && places.size() < kMostPlaces) {
-        places.push_back(base + "/" + job + "/" + policy);
+        places.push_back(directory + "/" + job + "/" + policy);
       }
     }
   }

@@ -31,25 +31,29 @@ constexpr const char* kNoPolicy = "weightcast.doctor";
 constexpr const char* kMonitor = "inproc://weightcast.probe";
 
 int milliseconds_until(Deadline deadline) {
-  const auto left =
-      std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
   return static_cast<int>(std::clamp<long long>(left, 0, 60'000));
 }
 
-/// Whether somebody listens at one of the host's addresses. @return kUnavailable with the reason
-Status knock(const base::HostPort& at, Deadline deadline) {
+using Addresses = std::unique_ptr<addrinfo, void (*)(addrinfo*)>;
+
+Result<Addresses> resolve(const base::HostPort& at) {
   addrinfo wanted{};
   wanted.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
   const std::string port = std::to_string(at.port);
   if (const int e = ::getaddrinfo(at.host.c_str(), port.c_str(), &wanted, &found); e != 0) {
-    return {Code::kUnavailable, "the name '" + at.host + "' is not known here: " + gai_strerror(e)};
+    return Status(Code::kUnavailable,
+                  "the name '" + at.host + "' is not known here: " + gai_strerror(e));
   }
-  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, ::freeaddrinfo);
+  return Addresses(found, ::freeaddrinfo);
+}
+
+/// Whether somebody listens at one of the addresses. @return kUnavailable with the reason
+Status knock(const Addresses& addresses, Deadline deadline) {
   int error = ETIMEDOUT;
-  for (const addrinfo* it = found; it != nullptr; it = it->ai_next) {
-    const base::UniqueFd fd(
-        ::socket(it->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  for (const addrinfo* it = addresses.get(); it != nullptr; it = it->ai_next) {
+    const base::UniqueFd fd(::socket(it->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (fd && ::connect(fd.get(), it->ai_addr, it->ai_addrlen) == 0) return Status::ok();
     error = errno;
     if (!fd || error != EINPROGRESS) continue;
@@ -95,14 +99,28 @@ Probe ended(ProbeEnd end, std::string text) {
   return probe;
 }
 
-/// Where the connection ended before it stood; none for an event that ends nothing.
-std::optional<Probe> failure_of(const std::vector<std::string>& event, bool is_standing) {
+/// What a socket's monitor has said so far.
+struct Standing {
+  bool is_connected = false;
+  bool is_shaken = false;  ///< the handshake is over
+
+  /// @return where the connection has ended
+  std::optional<Probe> take(const std::vector<std::string>& event);
+};
+
+std::optional<Probe> Standing::take(const std::vector<std::string>& event) {
   std::uint16_t kind = 0;
   std::uint32_t value = 0;
   if (event.empty() || event[0].size() != sizeof kind + sizeof value) return std::nullopt;
   std::memcpy(&kind, event[0].data(), sizeof kind);
   std::memcpy(&value, event[0].data() + sizeof kind, sizeof value);
   switch (kind) {
+    case ZMQ_EVENT_CONNECTED:
+      is_connected = true;
+      return std::nullopt;
+    case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
+      is_shaken = true;
+      return std::nullopt;
     case ZMQ_EVENT_HANDSHAKE_FAILED_AUTH:
       return ended(ProbeEnd::kKeyDenied, "it refused the key");
     case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
@@ -111,21 +129,13 @@ std::optional<Probe> failure_of(const std::vector<std::string>& event, bool is_s
                                                : "what listens there has other keys");
     case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
     case ZMQ_EVENT_DISCONNECTED:
-      if (is_standing) return ended(ProbeEnd::kSilent, "it closed the connection without an answer");
+      if (is_shaken) return ended(ProbeEnd::kSilent, "it closed the connection without an answer");
       return ended(ProbeEnd::kNoHandshake, "it closed the connection in the handshake");
     case ZMQ_EVENT_CLOSED:
-    case ZMQ_EVENT_CONNECT_RETRIED:
       return ended(ProbeEnd::kUnreachable, "nobody listens there");
     default:
       return std::nullopt;
   }
-}
-
-bool is_handshake_over(const std::vector<std::string>& event) {
-  std::uint16_t kind = 0;
-  if (event.empty() || event[0].size() < sizeof kind) return false;
-  std::memcpy(&kind, event[0].data(), sizeof kind);
-  return kind == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
 }
 
 std::string hello_of(const Keys& keys) {
@@ -133,18 +143,17 @@ std::string hello_of(const Keys& keys) {
   protocol::Hello hello;
   hello.policy = kNoPolicy;
   hello.world_size = is_trainer ? 1 : 0;
-  const protocol::Member member{
-      is_trainer ? protocol::Role::kSource : protocol::Role::kReceiver,
-      is_trainer ? "rank-0" : "doctor-" + std::to_string(::getpid()), 1};
+  const protocol::Member member{is_trainer ? protocol::Role::kSource : protocol::Role::kReceiver,
+                                is_trainer ? "rank-0" : "doctor-" + std::to_string(::getpid()), 1};
   return protocol::encode({{}, member, hello});
 }
 
 Probe read_answer(const std::string& bytes) {
   const auto message = protocol::decode(std::as_bytes(std::span(bytes.data(), bytes.size())));
   if (!message) {
-    return ended(message.status().code() == Code::kMismatch ? ProbeEnd::kOtherVersion
-                                                            : ProbeEnd::kNonsense,
-                 message.status().message());
+    return ended(
+        message.status().code() == Code::kMismatch ? ProbeEnd::kOtherVersion : ProbeEnd::kNonsense,
+        message.status().message());
   }
   const auto* refused = std::get_if<protocol::Refused>(&message->body);
   if (refused == nullptr) return ended(ProbeEnd::kNonsense, "it did not refuse what it should");
@@ -164,32 +173,22 @@ Probe read_answer(const std::string& bytes) {
 }
 
 Probe converse(void* socket, void* monitor, Deadline deadline) {
-  bool is_standing = false;
+  Standing standing;
   zmq_pollitem_t items[] = {{socket, 0, ZMQ_POLLIN, 0}, {monitor, 0, ZMQ_POLLIN, 0}};
   while (Clock::now() < deadline) {
     if (zmq_poll(items, 2, milliseconds_until(deadline)) < 0 && zmq_errno() != EINTR) break;
     if (const auto parts = receive(socket); !parts.empty()) return read_answer(parts.back());
     for (auto event = receive(monitor); !event.empty(); event = receive(monitor)) {
-      if (is_handshake_over(event)) is_standing = true;
-      if (auto failure = failure_of(event, is_standing)) return std::move(*failure);
+      if (auto end = standing.take(event)) return std::move(*end);
     }
   }
-  return is_standing ? ended(ProbeEnd::kSilent, "it did not answer in time")
-                     : ended(ProbeEnd::kNoHandshake, "the handshake did not end in time");
+  if (standing.is_shaken) return ended(ProbeEnd::kSilent, "it did not answer in time");
+  if (!standing.is_connected) return ended(ProbeEnd::kUnreachable, "no connection in time");
+  return ended(ProbeEnd::kNoHandshake, "the handshake did not end in time");
 }
 
-}  // namespace
-
-Probe probe_coordinator(const std::string& endpoint, const Keys& keys, Deadline deadline) {
+Probe ask(const std::string& endpoint, const Keys& keys, bool is_ipv6, Deadline deadline) {
   const Clock::time_point began = Clock::now();
-  bool is_ipv6 = false;
-  const bool is_tcp = endpoint.starts_with(kTcp);
-  if (is_tcp) {
-    const auto at = base::parse_host_port("coordinator", endpoint.substr(kTcp.size()));
-    if (!at) return ended(ProbeEnd::kUnreachable, at.status().message());
-    if (Status s = knock(*at, deadline); !s) return ended(ProbeEnd::kUnreachable, s.message());
-    is_ipv6 = at->host.find(':') != std::string::npos;
-  }
   const std::unique_ptr<void, ContextEnder> context(zmq_ctx_new());
   const Socket socket(context ? zmq_socket(context.get(), ZMQ_DEALER) : nullptr);
   const Socket monitor(context ? zmq_socket(context.get(), ZMQ_PAIR) : nullptr);
@@ -204,8 +203,7 @@ Probe probe_coordinator(const std::string& endpoint, const Keys& keys, Deadline 
   zmq_setsockopt(socket.get(), ZMQ_RECONNECT_IVL, &once, sizeof once);
   zmq_setsockopt(socket.get(), ZMQ_IPV6, &ipv6, sizeof ipv6);
   zmq_setsockopt(socket.get(), ZMQ_MAXMSGSIZE, &most, sizeof most);
-  if (is_tcp) {
-    if (!keys) return ended(ProbeEnd::kNoHandshake, "tcp is always encrypted: keys are needed");
+  if (keys) {
     if (Status s = keys::use_keys(socket.get(), *keys, keys::Role::kTrainer); !s) {
       return ended(ProbeEnd::kNoHandshake, s.message());
     }
@@ -220,6 +218,26 @@ Probe probe_coordinator(const std::string& endpoint, const Keys& keys, Deadline 
   Probe probe = converse(socket.get(), monitor.get(), deadline);
   zmq_socket_monitor(socket.get(), nullptr, 0);
   probe.took = Clock::now() - began;
+  return probe;
+}
+
+}  // namespace
+
+Probe probe_coordinator(const std::string& endpoint, const Keys& keys, Deadline deadline) {
+  if (!endpoint.starts_with(kTcp)) return ask(endpoint, keys, false, deadline);
+  const auto at = base::parse_host_port("coordinator", endpoint.substr(kTcp.size()));
+  if (!at) return ended(ProbeEnd::kUnreachable, at.status().message());
+  const auto addresses = resolve(*at);
+  if (!addresses) return ended(ProbeEnd::kUnreachable, addresses.status().message());
+  Probe probe = keys ? ask(endpoint, keys, at->host.find(':') != std::string::npos, deadline)
+                     : ended(ProbeEnd::kNoHandshake, "tcp is always encrypted: keys are needed");
+  // ZeroMQ does not say why it cannot connect. The trainer logs who only knocks, so that comes
+  // last.
+  if (!keys || probe.end == ProbeEnd::kUnreachable) {
+    if (Status s = knock(*addresses, deadline); !s) {
+      probe = ended(ProbeEnd::kUnreachable, s.message());
+    }
+  }
   return probe;
 }
 

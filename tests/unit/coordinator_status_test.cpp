@@ -74,6 +74,7 @@ TEST_F(Picture, ShowsARoundFromBothSides) {
   EXPECT_EQ(status.waiting_for, "b to switch to version 3");
   EXPECT_EQ(state_of("a"), EngineState::kCurrent);
 
+  hall_->pass(50ms);
   say("b", kB, Phase::kApplied, 3);
   status = look();
   EXPECT_FALSE(status.round);
@@ -82,9 +83,9 @@ TEST_F(Picture, ShowsARoundFromBothSides) {
   EXPECT_EQ(status.commits, 1u);
   EXPECT_EQ(status.engines[0].staleness, 0u);
   EXPECT_EQ(status.engines[0].last_stage, Duration(100ms));
-  EXPECT_EQ(status.engines[0].last_switch, Duration(100ms));
+  EXPECT_EQ(status.engines[0].last_switch, Duration(50ms));
   EXPECT_EQ(status.engines[1].last_stage, Duration(150ms));
-  EXPECT_EQ(status.engines[1].last_switch, Duration(50ms));
+  EXPECT_EQ(status.engines[1].last_switch, Duration(100ms));
 }
 
 TEST_F(Picture, ShowsWhoLagsAndWhy) {

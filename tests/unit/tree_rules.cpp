@@ -38,6 +38,9 @@ const std::map<std::string, Names> kRooms = {
     {"subscriber",
      {"base", "config", "driver", "plan", "codec", "staging", "keys", "proto", "protocol",
       "transport", "stream"}},
+    {"doctor",
+     {"base", "config", "driver", "plan", "codec", "staging", "keys", "proto", "protocol",
+      "transport", "stream"}},
     {"cli", {}},
 };
 
