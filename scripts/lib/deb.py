@@ -64,6 +64,9 @@ def stage(build, options, folder):
     for file in (folder / "usr").rglob("*.pc"):
         text = file.read_text(encoding="utf-8")
         file.write_text(re.sub(r"(?m)^prefix=.*$", "prefix=/usr", text), encoding="utf-8")
+    zsh = folder / "usr/share/zsh"
+    if zsh.is_dir():
+        (zsh / "site-functions").rename(zsh / "vendor-completions")  # where Debian's zsh looks
     for file in list((folder / "usr/share/man").rglob("*.[1-9]")):
         run(["gzip", "-9n", file])
 

@@ -127,6 +127,17 @@ class Packages(unittest.TestCase):
             self.skipTest("this build has no command: -Dcli")
         said = run([self.installed.command, "--version"])
         self.assertIn(self.version, said)
+        share = self.installed.prefix / "share"
+        files = {path.relative_to(share).as_posix() for path in share.rglob("*") if path.is_file()}
+        self.assertIn("man/man1/weightcast.1", files)
+        completions = {
+            "bash": "bash-completion/completions/weightcast",
+            "zsh": "zsh/site-functions/_weightcast",
+            "fish": "fish/vendor_completions.d/weightcast.fish",
+        }
+        self.assertLessEqual(set(completions.values()), files)
+        for shell, file in completions.items():
+            self.assertEqual((share / file).read_text(), run([self.installed.command, "completion", shell]))
 
     @needs_tool("cmake")
     def test_cmake_consumer(self):
@@ -179,12 +190,12 @@ class Packages(unittest.TestCase):
         output = run_consumer(folder / "round_trip", LD_LIBRARY_PATH=self.installed.library_folder)
         self.assertRegex(output, ROUND_TRIP)
 
-    def configured_with_subproject(self):
+    def configured_with_subproject(self, *more):
         """A consumer that builds the tree along, as a release has it: without git, without optional parts."""
         folder = self.consumer("core")
         ignored = shutil.ignore_patterns(".*", "build", "__pycache__")
         shutil.copytree(SOURCE, folder / "subprojects/weightcast", ignore=ignored)
-        options = ["--wrap-mode", "forcefallback", "--buildtype", "plain", "-Dweightcast:cuda=disabled"]
+        options = ["--wrap-mode", "forcefallback", "--buildtype", "plain", "-Dweightcast:cuda=disabled", *more]
         run([*meson(), "setup", *options, f"-Dweightcast:python={sys.executable}", folder / "build", folder])
         return folder
 
@@ -204,7 +215,7 @@ class Packages(unittest.TestCase):
         "compiles the library once more: WEIGHTCAST_TEST_RELEASE=1 has it run",
     )
     def test_subproject_of_a_release(self):
-        folder = self.configured_with_subproject()
+        folder = self.configured_with_subproject("-Dunity=on", "-Dunity_size=12")
         run([ninja(), "-C", folder / "build"])
         self.assertRegex(run_consumer(folder / "build/round_trip"), ROUND_TRIP)
         stage = folder / "stage"
