@@ -1,11 +1,10 @@
-// A rollout worker of your own: computes with the newest version until the trainer has made the last.
+// A rollout worker of your own: computes with each version, until none has come for three seconds.
 #include <chrono>
 #include <cstdio>
 
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/linear.h>
-
 #include <weightcast/torch.hpp>
 
 int main() try {
@@ -16,16 +15,14 @@ int main() try {
     return network.ptr();
   };
   weightcast::Follower follower(make, {.policy = "sine"});
-
-  for (std::uint64_t seen = 0; seen < 1000;) {
-    if (const auto status = follower.wait_for(seen + 1, 60s); !status) throw weightcast::Error(status);
+  const torch::NoGradGuard no_grad;
+  for (unsigned long long seen = 0; follower.wait_for(seen + 1, seen == 0 ? 60s : 3s);) {
     auto lease = follower.acquire(60s);
     seen = lease.version().number;
-    const torch::NoGradGuard no_grad;
     const double y = lease->forward(torch::ones({1, 1})).item<double>();
-    std::printf("version %llu: sin(1) = %.3f\n", static_cast<unsigned long long>(seen), y);
-    std::fflush(stdout);
+    std::printf("version %llu: sin(1) = %.3f\n", seen, y);
   }
+  std::printf("the trainer publishes no more\n");
 } catch (const std::exception& error) {
   std::fprintf(stderr, "worker: %s\n", error.what());
   return 1;
