@@ -25,3 +25,11 @@ def said(text):
     spans = [span for paragraph in paragraphs for span in re.findall(r"`([^`]+)`", paragraph.replace("\n", " "))]
     fragments = [part.strip() for span in spans for part in span.split("...")]
     return [fragment for fragment in fragments if fragment]
+
+
+def is_said(fragment, said_by_sources):
+    """An event counts by its name, whether the sources write the line or name the event alone."""
+    event = re.match(r"event=(\w+)", fragment)
+    if event and event[1] in said_by_sources:
+        return True
+    return any(fragment in literal for literal in said_by_sources)
