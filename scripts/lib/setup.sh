@@ -17,6 +17,7 @@
 readonly torch_version=2.11.0
 readonly meson_version=1.10.1
 readonly ninja_version=1.13.0
+readonly pyyaml_version=6.0.2
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 deps="$root/.deps"
@@ -150,7 +151,8 @@ weightcast_set_up() {
     "$base" -m venv "$venv" || fail "$base could not create a venv in $venv"
   fi
   tools_python="$venv/bin/python"
-  install_into_venv tools "meson==$meson_version" "ninja==$ninja_version"
+  # PyYAML: the tests read the manifests in docs/operators.md.
+  install_into_venv tools "meson==$meson_version" "ninja==$ninja_version" "pyyaml==$pyyaml_version"
   if [[ ${1:-} == without-torch ]]; then
     exec {setup_lock}>&-
     return
