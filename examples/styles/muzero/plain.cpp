@@ -19,7 +19,7 @@ namespace {
 
 styles::WeightFile weights;
 
-constexpr std::int64_t kStones = 10;  // who takes the last one wins; one to three at a time
+constexpr std::int64_t kStones = 7;  // who takes the last one wins; one to three at a time
 
 struct Inference {
   torch::Tensor value;   // of the player to move, -1 to 1
@@ -87,7 +87,7 @@ void work(styles::Loop& loop) {
 double train(styles::Loop& loop) {
   const auto network = std::make_shared<NetworkImpl>();
   torch::optim::SGD optimizer(network->parameters(), torch::optim::SGDOptions(0.1));
-  for (int i = 0; i < 400; ++i) {
+  for (int i = 0; i < 500; ++i) {
     const auto version = weights.write(network->parameters());
     loop.ledger.published(version, network->parameters());
     const auto games = loop.samples.receive();

@@ -18,7 +18,7 @@
 
 namespace {
 
-constexpr std::int64_t kStones = 10;  // who takes the last one wins; one to three at a time
+constexpr std::int64_t kStones = 7;  // who takes the last one wins; one to three at a time
 
 struct Inference {
   torch::Tensor value;   // of the player to move, -1 to 1
@@ -89,7 +89,7 @@ double train(styles::Loop& loop) {
   weightcast::Hooked<torch::optim::SGD> optimizer(network->parameters(),
                                                   torch::optim::SGDOptions(0.1));
   auto publication = weightcast::attach(optimizer, network, {.policy = "muzero", .every = 0});
-  for (int i = 0; i < 400; ++i) {
+  for (int i = 0; i < 500; ++i) {
     publication.publish();
     loop.ledger.published(publication.version().number, network->parameters());
     const auto games = loop.samples.receive();
