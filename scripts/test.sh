@@ -153,7 +153,7 @@ wanted() {
 }
 
 # Compiled several files together, as nobody edits and builds again here; see CONTRIBUTING.md.
-common=(-Dtests=enabled "-Dpython=$tools_python" -Dunity=on -Dunity_size=12 -Db_pch=false)
+common=(-Dtests=enabled "-Dpython=$tools_python" -Dunity=on -Dunity_size=12)
 # Sanitizers make gcc 12 see uninitialized members inside <regex> and <functional> (PR105562).
 sanitized=(-Dtorch=disabled -Dexamples=disabled -Db_lundef=false)
 # Lines are enough for a report, and half as much to write.

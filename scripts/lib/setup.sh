@@ -18,6 +18,7 @@ readonly torch_version=2.11.0
 readonly meson_version=1.10.1
 readonly ninja_version=1.13.0
 readonly pyyaml_version=6.0.2
+readonly matplotlib_version=3.10.8
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 deps="$root/.deps"
