@@ -84,9 +84,9 @@ TEST_F(DoctorJob, ALivingTrainerAnswersOnItsHostAndOverTcp) {
 
   const Report here = doctor();
   EXPECT_EQ(here.code, 0) << here.text;
-  EXPECT_TRUE(here.has("ok", "coordinator",
-                       {base_.path(), "answered in",
-                        "protocol " + std::to_string(protocol::kProtocolVersion)}))
+  EXPECT_TRUE(here.has(
+      "ok", "coordinator",
+      {base_.path(), "answered in", "protocol " + std::to_string(protocol::kProtocolVersion)}))
       << here.text;
   EXPECT_TRUE(here.has("ok", "meeting place", {"a trainer lives here"})) << here.text;
 
@@ -185,8 +185,10 @@ TEST_F(DoctorJob, OtherVersionsAreToldWithBothNumbers) {
   const Report report =
       doctor(towards(port_of(server->endpoint()), keys_), answering(*server, bytes));
 
-  EXPECT_TRUE(report.has("error", "versions",
-                         {"expected protocol version " + std::to_string(protocol::kProtocolVersion) + ", got 77", "install the same weightcast"}))
+  EXPECT_TRUE(report.has(
+      "error", "versions",
+      {"expected protocol version " + std::to_string(protocol::kProtocolVersion) + ", got 77",
+       "install the same weightcast"}))
       << report.text;
 }
 

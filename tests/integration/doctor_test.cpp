@@ -12,7 +12,6 @@
 #include "base/unique_fd.hpp"
 #include "integration/doctor_fixture.hpp"
 #include "protocol/message.hpp"
-#include "stream/announcement.hpp"
 #include "stream/rendezvous.hpp"
 #include "support/child_process.hpp"
 #include "support/small_shm.hpp"
@@ -25,6 +24,18 @@ using test::ChildProcess;
 using test::Doctor;
 using test::Report;
 using test::Talk;
+
+/// A /dev/shm of this program's own, where that is permitted: on the host's others would leave and
+/// sweep what is counted here.
+class OwnSharedMemory : public ::testing::Environment {
+  void SetUp() override {
+    if (const std::string why = test::enter_small_shm("size=256m"); !why.empty()) {
+      GTEST_LOG_(INFO) << "the host's /dev/shm is used: " << why;
+    }
+  }
+};
+[[maybe_unused]] const auto* const kOwnSharedMemory =
+    ::testing::AddGlobalTestEnvironment(new OwnSharedMemory);
 
 /// A process that leaves a slab of two slots behind when it is killed.
 std::function<int(const Talk&)> owner_of(const staging::ObjectOwner& owner) {
@@ -134,8 +145,10 @@ TEST_F(Doctor, FiveFaultsAtOnceAreFoundAndExplained) {
   EXPECT_TRUE(report.has("error", "coordinator",
                          {"127.0.0.1:1", "cannot be reached: Connection refused", "listen = "}))
       << report.text;
-  EXPECT_TRUE(report.has("error", "versions",
-                         {"protocol version 99", "speaks " + std::to_string(protocol::kProtocolVersion), "install the same weightcast"}))
+  EXPECT_TRUE(
+      report.has("error", "versions",
+                 {"protocol version 99", "speaks " + std::to_string(protocol::kProtocolVersion),
+                  "install the same weightcast"}))
       << report.text;
 }
 
@@ -176,9 +189,9 @@ TEST_F(Doctor, CleansMeetingPlacesOfTheDeadAlone) {
   const auto dead_place = stream::meeting_place(base_.path(), "", job, "policy");
   const auto place = stream::meeting_place(base_.path(), "", job, "other");
   ASSERT_TRUE(dead_place && place);
-  ChildProcess doomed(coordinator_at(*dead_place, 3));
+  ChildProcess doomed(coordinator_at(*dead_place, protocol::kProtocolVersion));
   ASSERT_EQ(doomed.hear(), "ok");
-  ChildProcess living(coordinator_at(*place, 3));
+  ChildProcess living(coordinator_at(*place, protocol::kProtocolVersion));
   ASSERT_EQ(living.hear(), "ok");
   doomed.kill();
   std::ofstream(*dead_place + "/notes") << "of the user";
