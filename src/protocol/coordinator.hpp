@@ -258,6 +258,8 @@ class Coordinator {
   bool may_be_wanted(std::uint64_t number) const;
   bool is_relay_of(const ReceiverMember& receiver, std::uint64_t number) const;
   void note_lost(const std::string& name);
+  void note_left(const ReceiverMember& receiver);
+  void add_applied(Verdict& verdict) const;
   void note_applied(std::uint64_t number);
   void note_spread();
   bool answer_from_paces(const FlushRequest& flush, Verdict& answer);
@@ -297,6 +299,8 @@ class Coordinator {
   bool superseded_ = false;
   std::uint64_t spread_noted_ = 0;  ///< p2p: the newest version that every receiver was seen to serve
   std::map<std::string, std::uint64_t> lost_;  ///< p2p: by name, what was newest when it was lost
+  std::map<std::string, std::uint64_t> left_;  ///< by name, the version of this run that one served
+                                               ///< when it said goodbye
   std::optional<Verdict> verdict_;  ///< of the newest version whose round has ended
   bool verdict_fixed_ = false;      ///< somebody was told
   bool changed_ = false;            ///< orders have to be sent

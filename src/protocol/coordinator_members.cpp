@@ -138,6 +138,7 @@ void Coordinator::welcome_receiver(Clock::time_point now, Peer peer, const Membe
   receiver.relay_endpoint = hello.relay_endpoint;
   receiver.joined_after = committed_;
   send(peer, member, Welcome{furthest_});
+  left_.erase(member.name);
   receivers_.insert_or_assign(member.name, std::move(receiver));
   know(member);
   changed_ = true;
@@ -197,6 +198,7 @@ void Coordinator::drop_receiver(Clock::time_point now, std::string name, const c
     round_->lost.insert(name);
   }
   if (lost) note_lost(name);
+  if (std::string_view(why) == "left") note_left(found->second);
   note(lost, "receiver_gone", {{"name", name}, {"why", why}});
   remember(now, name, why);
   receivers_.erase(found);

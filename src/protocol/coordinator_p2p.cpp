@@ -3,11 +3,11 @@
 #include <algorithm>
 
 #include "protocol/coordinator.hpp"
+#include "protocol/remembered.hpp"
 
 namespace weightcast::protocol {
 namespace {
 constexpr std::uint32_t kFailuresToBeLost = 2;
-constexpr std::size_t kMostLost = 1024;  ///< names that are remembered for verdicts
 }  // namespace
 
 bool Coordinator::is_relay_of(const ReceiverMember& receiver, std::uint64_t number) const {
@@ -87,13 +87,7 @@ void Coordinator::consider_paces(Clock::time_point now) {
 }
 
 void Coordinator::note_lost(const std::string& name) {
-  if (!config_.p2p || committed_ == 0) return;
-  lost_[name] = committed_;
-  if (lost_.size() <= kMostLost) return;
-  const auto oldest = std::min_element(lost_.begin(), lost_.end(), [](const auto& x, const auto& y) {
-    return x.second < y.second;
-  });
-  lost_.erase(oldest);
+  if (config_.p2p && committed_ != 0) remember_version(lost_, name, committed_);
 }
 
 void Coordinator::note_applied(std::uint64_t number) {
@@ -134,14 +128,14 @@ bool Coordinator::answer_from_paces(const FlushRequest& flush, Verdict& answer) 
   verdict.number = flush.point;
   for (const auto& [name, receiver] : receivers_) {
     const Version& serving = receiver.state.serving;
-    if (serving.run == config_.run && serving.number >= flush.point) {
-      verdict.applied.push_back(name);
-    } else if (receiver.state.lagging || receiver.catch_up_failures >= kFailuresToBeLost) {
+    if (serving.run == config_.run && serving.number >= flush.point) continue;
+    if (receiver.state.lagging || receiver.catch_up_failures >= kFailuresToBeLost) {
       lost.insert(name);
     } else if (receiver.joined_after < flush.point) {
       return false;  // it is on its way
     }
   }
+  add_applied(verdict);
   verdict.lost.assign(lost.begin(), lost.end());
   verdict.min_receivers = config_.min_receivers;
   const bool enough = verdict.applied.size() >= config_.min_receivers;

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "protocol/coordinator.hpp"
+#include "protocol/remembered.hpp"
 #include "protocol/seeded_bug.hpp"
 
 namespace weightcast::protocol {
@@ -352,15 +353,29 @@ bool Coordinator::on_its_way(const FlushRequest& flush) const {
 void Coordinator::fix_verdict() {
   // By the first who asks, so that every rank hears the same.
   if (verdict_fixed_) return;
-  verdict_->applied.clear();
-  for (const auto& [name, receiver] : receivers_) {
-    const Version& serving = receiver.state.serving;
-    if (serving.run == config_.run && serving.number >= verdict_->number) {
-      verdict_->applied.push_back(name);
-    }
-  }
+  add_applied(*verdict_);
   const bool enough = verdict_->applied.size() >= config_.min_receivers;
   verdict_fixed_ = enough || !verdict_->lost.empty();
+}
+
+/// Those who serve it, and those who left when they had it.
+void Coordinator::add_applied(Verdict& verdict) const {
+  std::set<std::string> applied;
+  for (const auto& [name, receiver] : receivers_) {
+    const Version& serving = receiver.state.serving;
+    if (serving.run == config_.run && serving.number >= verdict.number) applied.insert(name);
+  }
+  for (const auto& [name, number] : left_) {
+    if (number >= verdict.number && !receivers_.contains(name)) applied.insert(name);
+  }
+  verdict.applied.assign(applied.begin(), applied.end());
+}
+
+void Coordinator::note_left(const ReceiverMember& receiver) {
+  const Version& serving = receiver.state.serving;
+  if (serving.run == config_.run && serving.number != 0) {
+    remember_version(left_, receiver.member.name, serving.number);
+  }
 }
 
 void Coordinator::answer_flushes() {

@@ -286,8 +286,11 @@ void Receiver::tick(Clock::time_point now) {
   }
 }
 
-void Receiver::leave(Clock::time_point) {
-  if (joined_) send(Bye{});
+void Receiver::leave(Clock::time_point now) {
+  if (joined_) {
+    send_state(now);  // what was applied just now counts in verdicts
+    send(Bye{});
+  }
   left_ = true;
 }
 

@@ -215,6 +215,11 @@ void Subscriber::Impl::run() {
       return;
     }
   }
+  try {
+    take_events();  // a switch that has just ended is still told
+  } catch (const std::exception& error) {
+    base::log(LogLevel::kError, "receiver_loop_failed", {{"why", error.what()}});
+  }
   receiver_->leave(Clock::now());
   flush_machine();
   link_.close(kFarewell);

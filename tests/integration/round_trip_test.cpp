@@ -73,6 +73,31 @@ TEST_P(RoundTrip, EveryLeaseHoldsTheTrainersBytes) {
   }
 }
 
+TEST_P(RoundTrip, AWorkerThatLeavesWithAVersionHasAppliedIt) {
+  ToyPolicy policy;
+  PublisherOptions options = publisher_options();
+  options.min_receivers = 1;
+  auto publisher = Publisher::open(options, policy.lister());
+  ASSERT_TRUE(publisher) << publisher.status().to_string();
+  for (std::uint64_t step = 1; step <= 10; ++step) {
+    auto worker = Subscriber::open(subscriber_options("brief"));
+    ASSERT_TRUE(worker) << worker.status().to_string();
+    ASSERT_TRUE(publisher->fence());
+    policy.step(step);
+    PointResult point;
+    do {
+      point = publisher->publish(policy.lister());
+    } while (point.kind != PointResult::Kind::kCaptured);
+    ASSERT_TRUE(worker->wait_for(point.point, in(10s)));
+    worker = Status(Code::kCancelled, "gone as soon as it has seen it");
+
+    const auto verdict = publisher->flush(in(10s), policy.lister());
+
+    ASSERT_TRUE(verdict) << verdict.status().to_string();
+    EXPECT_EQ(verdict->applied, std::vector<std::string>{"brief"});
+  }
+}
+
 TEST_P(RoundTrip, ALeaseKeepsItsVersionWhileNewOnesCome) {
   ToyPolicy policy;
   PublisherOptions options = publisher_options();

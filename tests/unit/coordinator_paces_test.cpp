@@ -194,6 +194,22 @@ TEST_F(Paces, AFlushWaitsForThoseWhoWereThereAndNamesTheLost) {
   EXPECT_EQ(verdict->lost, std::vector<std::string>{"b"});
 }
 
+TEST_F(Paces, AFlushCountsWhoLeftWithIt) {
+  join("a", kLocal);
+  join("b", kLocal);
+  publish(1);
+  apply("a");
+  apply("b");
+  hall_.say(peers_.at("b"), engine_member("b"), Bye{});
+
+  hall_.say(1, rank_member(0), FlushRequest{1, 1, 1});
+
+  const auto verdict = hall_.last<Verdict>(1);
+  ASSERT_TRUE(verdict);
+  EXPECT_EQ(verdict->applied, (std::vector<std::string>{"a", "b"}));
+  EXPECT_TRUE(verdict->lost.empty());
+}
+
 TEST_F(Paces, AFlushOfAVoidPointIsToldSo) {
   join("a", kLocal);
   hall_.say(1, rank_member(0), FlushRequest{1, 1, 77});

@@ -301,6 +301,34 @@ TEST_F(Flush, NamesWhoWasLost) {
   EXPECT_EQ(verdict->lost, std::vector<std::string>{"b"});
 }
 
+TEST_F(Flush, CountsWhoLeftWithIt) {
+  publish(1);
+  say("a", kA, Phase::kStaged);
+  say("b", kB, Phase::kStaged);
+  say("a", kA, Phase::kApplied, 1);
+  say("b", kB, Phase::kApplied, 1);
+  hall_.say(kB, engine_member("b"), Bye{});
+
+  ask(1, 1);
+
+  const auto verdict = hall_.last<Verdict>(1);
+  ASSERT_TRUE(verdict);
+  EXPECT_EQ(verdict->applied, (std::vector<std::string>{"a", "b"}));
+  EXPECT_TRUE(verdict->lost.empty());
+}
+
+TEST_F(Flush, DoesNotCountWhoLeftBeforeItCame) {
+  publish(1);
+  say("a", kA, Phase::kStaged);
+  say("b", kB, Phase::kStaged);
+  hall_.say(kB, engine_member("b"), Bye{});
+  say("a", kA, Phase::kApplied, 1);
+
+  ask(1, 1);
+
+  EXPECT_FALSE(hall_.last<Verdict>(1)) << "one has applied it, two are asked for";
+}
+
 TEST_F(Flush, ALaterQuestionHearsTheSame) {
   publish(1);
   ask(1, 1);
