@@ -30,7 +30,7 @@ static_assert(has_fields<Hello, 11> && has_fields<SourceState, 7> && has_fields<
               has_fields<Welcome, 1> && has_fields<Refused, 2> && has_fields<SourceOrders, 9> &&
               has_fields<Prepare, 5> && has_fields<ReceiverOrders, 5> && has_fields<Verdict, 5> &&
               has_fields<Capturing, 3> && has_fields<Ahead, 2> &&
-              has_fields<plan::Share, 10> && has_fields<plan::ShareEntry, 3> &&
+              has_fields<plan::Share, 11> && has_fields<plan::ShareEntry, 3> &&
               has_fields<TensorInfo, 7> && has_fields<Member, 3> && has_fields<Message, 3>);
 static_assert(std::variant_size_v<Body> == 14);
 
@@ -54,6 +54,7 @@ void write(const plan::Share& share, wire::Share& out) {
   out.set_device(share.device);
   out.set_device_memory(share.device_memory);
   out.set_device_offset(share.device_offset);
+  out.set_nccl_device(share.nccl_device);
   out.mutable_entries()->Reserve(static_cast<int>(share.entries.size()));
   for (const plan::ShareEntry& entry : share.entries) {
     wire::ShareEntry& to = *out.add_entries();

@@ -126,7 +126,8 @@ void SessionHost::gather(Clock::time_point now) {
     if (it != here.end()) begin({*it});
     return;
   }
-  const std::size_t most = options_.expected != 0 ? options_.expected : options_.most;
+  const std::uint32_t expected = offer_->expected != 0 ? offer_->expected : options_.expected;
+  const std::size_t most = expected != 0 ? expected : options_.most;
   const Duration window = failures_ > 0 ? options_.silent : options_.window;
   if (here.size() < most && now - gathering_since_ < window) return;
   if (!std::all_of(here.begin(), here.end(), is_ready)) return;

@@ -71,6 +71,7 @@ struct SessionOffer {
   std::uint64_t plan = 0;
   std::string device;
   int nccl_version = 0;
+  std::uint32_t expected = 0;  ///< in the place of SessionOptions::expected; 0: that one
 };
 
 /// The source's side, for one share and one GPU. Thread safety: one thread.
@@ -108,6 +109,8 @@ class SessionHost {
   /// What is to be done, once.
   std::vector<Action> take_actions();
 
+  /// Whether nobody asks and nothing is under way.
+  bool is_idle() const noexcept { return phase_ == Phase::kIdle; }
   /// Why receivers are sent to another transport; ok: they are not.
   const Status& status() const noexcept { return refused_; }
 
