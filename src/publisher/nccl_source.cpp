@@ -102,6 +102,7 @@ SessionAnswer NcclSource::ask(const transport::SessionAsk& ask) {
   const bool is_offered = offered_ && offered_->address.version == ask.version &&
                           offered_->address.generation == ask.generation;
   if (!is_offered) {
+    if (offered_) host_.gone(ask.name, now);
     // One version after the other.
     if (offered_ && !host_.is_idle()) return {};
     if (served_ != 0) expected_ = std::exchange(served_, 0);

@@ -59,6 +59,7 @@ transport::NcclOptions nccl_options() noexcept {
 
 transport::SessionOptions nccl_session_options() noexcept {
   transport::SessionOptions options;
+  options.fresh = std::chrono::milliseconds(60);
   options.give_up = std::chrono::seconds(3);
   return options;
 }

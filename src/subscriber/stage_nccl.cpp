@@ -38,7 +38,10 @@ Status Stager::fetch_by_nccl(Incoming& incoming, const Fetch& what, std::vector<
                                   [&] { return cancelled(incoming.op); });
   if (status) return status;
   lane.settle();
-  return status.code() == Code::kCancelled ? status : fall_from_nccl(incoming, status, there);
+  // Gone is gone, over whatever it was asked for.
+  const bool is_gone = lane.is_refused() && status.code() == Code::kStale;
+  if (is_gone || status.code() == Code::kCancelled) return status;
+  return fall_from_nccl(incoming, status, there);
 }
 
 /// What has not come over NCCL comes over another transport: this version's, and where NCCL itself

@@ -21,9 +21,9 @@ using namespace test;
 
 class NcclJob : public LocalJob {
  protected:
-  void open_devices(int devices) {
+  void open_devices(int count) {
     cuda = std::make_shared<driver::FakeCuda>(
-        driver::FakeOptions{.devices = devices, .threaded = true});
+        driver::FakeOptions{.devices = count, .threaded = true});
     nccl = std::make_shared<driver::FakeNccl>(cuda);
     driver::set_cuda(cuda);
     driver::set_nccl(nccl);
