@@ -181,7 +181,7 @@ bool NcclSource::turn() {
   }
   for (const Action& action : actions) act(action);
   if (running_) advance(now);
-  return running_ && running_->flow;
+  return running_ && !running_->has_ended;
 }
 
 void NcclSource::act(const Action& action) {
@@ -209,12 +209,19 @@ void NcclSource::act(const Action& action) {
   }
 }
 
-void NcclSource::begin(Running& running, Clock::time_point now) {
+void NcclSource::join(Running& running, Clock::time_point now) {
   if (!running.hold) return fail(running, {Code::kStale, "the slot is not held any more"}, now);
   const std::string group = "session " + std::to_string(running.start.session);
   const transport::CommPlace seat{running.start.id, 0, running.start.size, running.start.session};
   if (Status s = gpu_->join(group, seat, now); !s) return fail(running, std::move(s), now);
   running.group = group;
+}
+
+/// When all members are in, which takes a second where it is a process's first communicator.
+void NcclSource::begin(Running& running, Clock::time_point now) {
+  const transport::Communicator* const communicator = gpu_->find(running.group);
+  if (communicator == nullptr) return fail(running, Status(gpu_->status()), now);
+  if (communicator->state() != transport::Communicator::State::kReady) return;
   const std::uint64_t payload_bytes = running.slot.payload.size();
   const std::uint64_t bucket_bytes = stream::nccl_bucket_bytes(payload_bytes);
   std::vector<transport::NcclBucketBytes> buckets(stream::nccl_buckets(payload_bytes));
@@ -229,7 +236,7 @@ void NcclSource::begin(Running& running, Clock::time_point now) {
   if (!sender) return fail(running, sender.status(), now);
   running.sender = std::move(*sender);
   running.flow = std::make_unique<BucketFlow>(
-      *gpu_, std::vector<std::string>{group},
+      *gpu_, std::vector<std::string>{running.group},
       stream::nccl_steps(payload_bytes, running.start.first, 0, running.start.size),
       *running.sender, now);
 }
@@ -254,10 +261,9 @@ void NcclSource::fail(Running& running, Status why, Clock::time_point now) {
 
 void NcclSource::advance(Clock::time_point now) {
   Running& running = *running_;
-  if (!running.has_ended && !running.flow && gpu_->status() &&
-      gpu_->communicators() < gpu_->options().max_communicators) {
-    begin(running, now);
-  }
+  const bool has_room = gpu_->communicators() < gpu_->options().max_communicators;
+  if (!running.has_ended && running.group.empty() && gpu_->status() && has_room) join(running, now);
+  if (!running.has_ended && !running.group.empty() && !running.flow) begin(running, now);
   if (running.flow) {
     const BucketFlow::State state = running.flow->poll(now);
     if (state == BucketFlow::State::kFailed) {

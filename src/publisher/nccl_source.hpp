@@ -82,6 +82,7 @@ class NcclSource {
   void keep_memory();
   bool turn();
   void act(const Action& action);
+  void join(Running& running, Clock::time_point now);
   void begin(Running& running, Clock::time_point now);
   void advance(Clock::time_point now);
   void fail(Running& running, Status why, Clock::time_point now);

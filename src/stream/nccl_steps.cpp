@@ -50,7 +50,7 @@ std::vector<transport::FlowStep> nccl_steps(std::uint64_t payload_bytes, std::ui
 
 transport::NcclOptions nccl_options() noexcept {
   transport::NcclOptions options;
-  options.join = std::chrono::seconds(4);
+  options.join = std::chrono::seconds(6);
   options.silence = std::chrono::seconds(3);
   options.leave = std::chrono::seconds(2);
   options.abort = std::chrono::seconds(10);

@@ -187,11 +187,22 @@ Status NcclLane::bring(const NcclShare& share, const std::function<bool()>& canc
       }
       case SessionGuest::Phase::kFlowing: {
         const SessionAnswer& go = guest.go();
-        if (!flow) {
+        if (group.empty()) {
           group = address.endpoint + "#" + std::to_string(go.session);
           const transport::CommPlace seat{go.id, go.rank, go.size, go.session};
           if (Status s = gpu.join(group, seat, now); !s) {
             flow_failed(s, go.first, now);
+            break;
+          }
+        }
+        if (!flow) {
+          const transport::Communicator* const communicator = gpu.find(group);
+          if (communicator == nullptr) {
+            flow_failed(Status(gpu.status()), go.first, now);
+            break;
+          }
+          if (communicator->state() != transport::Communicator::State::kReady) {
+            std::this_thread::sleep_for(kLookAtFlow);
             break;
           }
           flow = std::make_unique<BucketFlow>(
