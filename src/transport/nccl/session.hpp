@@ -136,7 +136,7 @@ class SessionHost {
   std::vector<std::string> waiting() const;
   SessionAnswer go(const std::string& name) const;
 
-  const SessionOptions options_;
+  SessionOptions options_;
   std::optional<SessionOffer> offer_;
   std::map<std::string, Guest> guests_;
   Phase phase_ = Phase::kIdle;
