@@ -158,7 +158,10 @@ void NcclSource::run() {
 
 /// A kernel that does not end may go on reading: this memory is never freed.
 void NcclSource::keep_memory() {
-  if (options_.holds) [[maybe_unused]] auto* const kept = new auto(options_.holds);
+  static std::mutex mutex;
+  static auto* const kept = new std::vector<std::shared_ptr<const void>>;
+  const std::lock_guard lock(mutex);
+  kept->push_back(options_.holds);
 }
 
 /// @return whether a flow is running

@@ -53,7 +53,7 @@ transport::NcclOptions nccl_options() noexcept {
   options.join = std::chrono::seconds(6);
   options.silence = std::chrono::seconds(3);
   options.leave = std::chrono::seconds(2);
-  options.abort = std::chrono::seconds(10);
+  options.abort = std::chrono::seconds(5);
   return options;
 }
 

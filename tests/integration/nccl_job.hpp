@@ -32,13 +32,14 @@ class NcclJob : public LocalJob {
     devices.clear();
     driver::set_nccl(nullptr);
     driver::set_cuda(nullptr);
+    EXPECT_EQ(nccl->violations(), std::vector<std::string>{});
+    EXPECT_EQ(cuda->violations(), std::vector<std::string>{});
+    LocalJob::TearDown();
+    if (expects_leaks) return;
     auto left = nccl->held();
     left.unused_ids = 0;  // of members that never came: NCCL knows no end for those either
     EXPECT_EQ(left, driver::FakeNcclCounts{});
     EXPECT_EQ(cuda->held(), driver::FakeCounts{});
-    EXPECT_EQ(nccl->violations(), std::vector<std::string>{});
-    EXPECT_EQ(cuda->violations(), std::vector<std::string>{});
-    LocalJob::TearDown();
   }
 
   /// Ranks on the first devices. All of their policies are the same.
@@ -134,6 +135,7 @@ class NcclJob : public LocalJob {
   std::vector<std::unique_ptr<Publisher>> publishers;
   std::vector<std::unique_ptr<Subscriber>> engines;
   std::uint64_t step = 0;
+  bool expects_leaks = false;  ///< memory that a kernel may still touch is not given back
   Duration attempt_timeout = 10s;
   Clock::time_point next_publish_ = Clock::now() + 200ms;
 };

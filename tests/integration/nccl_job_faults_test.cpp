@@ -176,6 +176,25 @@ TEST_F(NcclJobFaults, AnEngineThatGivesUpInTheMiddleLeavesNothingBehind) {
   bring();
 }
 
+TEST_F(NcclJobFaults, AnAbortThatNeverEndsCostsNcclAndNothingElse) {
+  open_devices(2);
+  expects_leaks = true;
+  attempt_timeout = 8s;
+  train(1, Mode::kBroadcast, Staging::kHost);
+  add_engines(1);
+  bring();
+  const LogLines lines;
+  nccl->hold_aborts();
+  nccl->fail("receive", Status(Code::kInternal, "injected"), 3);
+  bring();
+  bring();
+  const std::string transport = engines[0]->status().transport;
+  EXPECT_TRUE(transport.starts_with("shm (nccl: ")) << transport;
+  EXPECT_TRUE(has(transport, "did not end in time")) << transport;
+  EXPECT_TRUE(eventually([&] { return lines.contain("event=nccl_lost"); }));
+  nccl->release_aborts();
+}
+
 /// Spoils a byte of some buckets on the way.
 class SpoilingNccl final : public driver::FakeNccl {
  public:
