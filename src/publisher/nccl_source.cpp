@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <system_error>
 #include <utility>
 
@@ -132,7 +133,15 @@ SessionAnswer NcclSource::ask(const transport::SessionAsk& ask) {
 void NcclSource::run() {
   ::pthread_setname_np(::pthread_self(), "wc-nccl");
   for (;;) {
-    const bool is_flowing = turn();
+    bool is_flowing = false;
+    try {
+      is_flowing = turn();
+    } catch (const std::exception& error) {
+      // Memory is short: engines ask again.
+      const Status why(Code::kExhausted, error.what());
+      base::log(LogLevel::kError, "event=nccl_turn_failed why=\"" + why.message() + "\"");
+      if (running_) fail(*running_, why, Clock::now());
+    }
     std::unique_lock lock(mutex_);
     if (stop_) break;
     const bool is_busy = !host_.is_idle() || running_ || gpu_->communicators() != 0 || !gpu_->status();
