@@ -297,11 +297,16 @@ int main(int argc, char** argv) {
     std::array<char, 200> line{};
     std::snprintf(line.data(), line.size(),
                   "%s\"%s\": {\"gb_per_s\": %.3f, \"of_plain_stream\": %.3f, "
-                  "\"of_zeromq_curve\": %.3f}",
+                  "\"of_zeromq_curve\": %.3f, \"seconds\": [",
                   text.empty() ? "" : ", ", variant.name,
                   static_cast<double>(setting.bytes) / seconds / 1e9, median(variant.of_plain),
                   curve_seconds / seconds);
     text += line.data();
+    for (std::size_t i = 0; i < variant.seconds.size(); ++i) {
+      std::snprintf(line.data(), line.size(), "%s%.6f", i == 0 ? "" : ", ", variant.seconds[i]);
+      text += line.data();
+    }
+    text += "]}";
   }
   std::printf(
       "{\"bytes\": %zu, \"rounds\": %zu, \"bucket_bytes\": %zu, \"credit_bytes\": %llu, "

@@ -27,8 +27,8 @@ struct ConfigSources {
 WEIGHTCAST_API std::vector<std::string> take_flags(int& argc, char** argv);
 
 /// `defaults` with everything over it that the sources, the environment and torchrun say, checked.
-/// Fill `defaults` with what the program itself knows (its rank, say) before. The key `log` sets
-/// this process's log level on the way. Keys that only the other side knows are checked and passed
+/// Fill `defaults` with what the program itself knows (its rank, say) before. The keys `log` and
+/// `log_format` set this process's log level and format on the way. Keys that only the other side knows are checked and passed
 /// over. Reads a file; does not wait. Thread safety: as long as nobody changes the environment
 /// meanwhile.
 /// @return kInvalid that names the key, its value, where it came from and what is allowed;

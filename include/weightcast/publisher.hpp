@@ -14,12 +14,6 @@
 
 namespace weightcast {
 
-/// How a version goes to the receivers.
-enum class Mode {
-  kBroadcast,  ///< every version to all receivers together; the next one waits for them
-  kP2p         ///< each receiver joins, takes versions in and catches up at a pace of its own
-};
-
 /// Where tensors of a device are captured to.
 enum class Staging {
   kAuto,   ///< kDevice where the slots fit into device_budget, else kHost
@@ -73,6 +67,9 @@ struct PublisherOptions {
 
   std::string trace;  ///< file of this process's spans of work (docs/tracing.md); %p in it is the
                       ///< process id, %n "rank-<rank>"; empty: none is written
+  std::string metrics;  ///< where this process's metrics are served, a port or "address:port", or a
+                        ///< file's path that ends in .prom, with %p and %n (docs/metrics.md);
+                        ///< empty: neither
 };
 
 /// configure(base, {}) of <weightcast/config.hpp>: what the environment (WEIGHTCAST_*, the file that

@@ -61,6 +61,9 @@ struct SubscriberOptions {
 
   std::string trace;  ///< file of this process's spans of work (docs/tracing.md); %p in it is the
                       ///< process id, %n this receiver's name; empty: none is written
+  std::string metrics;  ///< where this process's metrics are served, a port or "address:port", or a
+                        ///< file's path that ends in .prom, with %p and %n (docs/metrics.md);
+                        ///< empty: neither
 };
 
 /// configure(base, {}) of <weightcast/config.hpp>.
@@ -171,6 +174,8 @@ struct SubscriberStatus {
   bool lagging = false;
   bool dirty = false;            ///< in place: there is none to serve until one has come whole
   std::string transport;         ///< of the last version: "shm", "tcp", "tcp from <engine>"
+  std::string transport_reason;
+  std::uint64_t received_bytes = 0;    ///< copied in, of all versions (view copies nothing)
   std::uint64_t resent_buckets = 0;    ///< asked for again after a lost connection
   std::uint64_t corrupt_buckets = 0;   ///< refused for their digest, and asked for again
   std::uint64_t relayed_bytes = 0;     ///< served from here to those who joined

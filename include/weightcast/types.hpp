@@ -102,6 +102,12 @@ struct LayoutTensor {
 /// What an engine wants of a policy and how it lies there. Empty: every tensor, whole, as published.
 using Layout = std::vector<LayoutTensor>;
 
+/// How a version goes to the receivers.
+enum class Mode {
+  kBroadcast,  ///< every version to all receivers together; the next one waits for them
+  kP2p         ///< each receiver joins, takes versions in and catches up at a pace of its own
+};
+
 /// How bytes travel.
 enum class TransportChoice {
   kAuto,  ///< the best that both ends share: cuda_ipc, nccl, shm on one host, tcp

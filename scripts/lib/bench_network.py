@@ -56,7 +56,9 @@ class Network:
             finally:
                 os.sched_setaffinity(0, all_cores)
             steps = [step for line in trainer.lines("steps") for step in line["steps"]]
-        return storm_row(seen, last, steps, bytes_of_policy)
+        # What 16 policies would take over one lane, for the time until all are on the newest version.
+        lane = self.tcp_bench("64", "3")["variants"]["lane_verified_curve_bucket_digests"]
+        return dict(storm_row(seen, last, steps, bytes_of_policy), lane=lane)
 
     @staticmethod
     def window(seconds, *processes):

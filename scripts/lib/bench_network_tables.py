@@ -36,8 +36,8 @@ def storm_tables(storm):
         ratios = "– | –" if suffix is None else f"{1 + change['median' + suffix]:.3f} | {1 + change['mean' + suffix]:.3f}"
         others = f"{one['others']:.2f}" if "others" in one else "–"  # results that were kept may lack it
         lines.append(f"| {what} | {one['steps']} | {one['median']:.2f} ms | {one['mean']:.2f} ms | {ratios} | {others} |")
-    lines += ["", "| storm | policies sent by the trainer | greatest | relayed by joiners | limit: each from the trainer | all on the newest | slowest |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    lines += ["", "| storm | policies sent by the trainer | greatest | relayed by joiners | limit: each from the trainer | all on the newest | slowest | one encrypted lane, the same policies one after another |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
     for with_version, what in ((False, "no version meanwhile"), (True, "one more version meanwhile")):
         mine = [one for one in storm["storms"] if one["with_version"] == with_version]
         if not mine:
@@ -45,9 +45,12 @@ def storm_tables(storm):
         sent = [one["sent_bytes"] / storm["bytes"] for one in mine]
         relayed = [one["relayed_bytes"] / storm["bytes"] for one in mine]
         until = [max(one["newest_s"]) for one in mine]
+        count = storm["joiners"] * (1 + with_version)
+        # Results that were kept may lack it.
+        alone = f"{count * storm['bytes'] / storm['lane']['gb_per_s'] / 1e9:.2f} s" if "lane" in storm else "–"
         lines.append(
             f"| {what} | {statistics.median(sent):.1f} | {max(sent):.1f} | {statistics.median(relayed):.1f} | "
-            f"{storm['joiners'] * (1 + with_version)} | {statistics.median(until):.2f} s | {max(until):.2f} s |"
+            f"{count} | {statistics.median(until):.2f} s | {max(until):.2f} s | {alone} |"
         )
     return lines
 

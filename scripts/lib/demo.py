@@ -10,9 +10,12 @@ Exit status: 0 where everything held; 1 where something did not, named in the cl
 """
 
 import argparse
+import json
 import os
 import pathlib
+import shlex
 import signal
+import subprocess
 import sys
 import time
 
@@ -22,6 +25,7 @@ from demo_support import JsonLines, compare_leases, print_table, publish_times, 
 RANKS = 2
 WORKERS = 3
 KILL_AT_VERSION = 10
+LOOK_AT_VERSION = 40
 LEAST_VERSIONS = 60
 LEAST_BY_JOINER = 20
 GOAL = 475.0
@@ -30,6 +34,8 @@ MOST_STALENESS = 1
 
 class Job(demo_support.Job):
     """One training run with its workers."""
+
+    seen = None  # by look(), on the way
 
     def start_worker(self, index):
         name = f"worker-{index}"
@@ -48,6 +54,16 @@ class Job(demo_support.Job):
             [str(self.options.binaries / "trainer"), "--directory", str(self.directory), "--seed", str(self.seed)]
             + ["--metrics", str(self.logs / "metrics.jsonl"), "--proof", str(self.logs / "trainer.jsonl")],
         )
+
+    def status_command(self, *more):
+        command = self.options.build / "src" / "cli" / "weightcast"
+        whom = ["--directory", self.environment["WEIGHTCAST_DIR"], "--job", self.environment["WEIGHTCAST_JOB"]]
+        return [str(command), "status", *whom, "--policy", "cartpole", *more]
+
+    def look(self):
+        """The names of the engines that `weightcast status` shows, or what it said instead."""
+        ended = subprocess.run(self.status_command("--json", "--timeout", "20"), capture_output=True, text=True)
+        return {its["name"] for its in json.loads(ended.stdout)["engines"]} if ended.returncode == 0 else ended.stderr
 
 
 def follow(job):
@@ -85,6 +101,8 @@ def follow(job):
             job.processes[killed].wait()
             job.start_worker(WORKERS)
             print(f"      {killed} killed with SIGKILL; worker-{WORKERS} started", flush=True)
+        if job.seen is None and published.records and published.records[-1]["version"] >= LOOK_AT_VERSION:
+            job.seen = job.look()
         if not running:
             break
         if time.monotonic() - started > job.options.time_limit:
@@ -105,12 +123,14 @@ def judge(job, metrics, published, times, status, seconds):
     """Compares what workers served with what the trainer had; returns the failures and a row."""
     failures = []
     leases = compare_leases(job.proofs, published)
+    living = {f"worker-{index}" for index in range(1, WORKERS)}
     joiner = f"worker-{WORKERS}"
     best = metrics[-1]["mean_return"] if metrics else 0.0
     checks = [
         (status == 0, f"the trainer ended with status {status}"),
         (best >= GOAL, f"mean return {best:.1f} is below {GOAL}"),
         (len(published) >= LEAST_VERSIONS, f"{len(published)} versions, fewer than {LEAST_VERSIONS}"),
+        (isinstance(job.seen, set) and living <= job.seen, f"weightcast status showed {job.seen}, not {living}"),
         (leases.count > 0, "no worker has served anything"),
         (leases.unknown == 0, f"{leases.unknown} leases on versions that the trainer never published"),
         (leases.wrong == 0, f"{leases.wrong} leases whose bits were not the trainer's"),
@@ -160,6 +180,7 @@ def main():
             for index in range(WORKERS):
                 job.start_worker(index)
             job.start_trainer()
+            print(f"  watch it in another terminal: {shlex.join(job.status_command('--watch'))}", flush=True)
             failures, row = judge(job, *follow(job))
             if failures:
                 failed = True

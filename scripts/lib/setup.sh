@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Sourced by the scripts: brings a bare Debian 12, Ubuntu 22.04 or 24.04 to where weightcast can be
 # built, once, and knows how to build it. Callers use
-#   weightcast_set_up            packages, Python, tools, torch; then these are set:
+#   weightcast_set_up [without-torch]
+#                                packages, Python, tools, torch; then these are set (with torch the last two):
 #     root             the checkout
 #     tools_python     Python with meson (`-m mesonbuild.mesonmain`); ninja is beside it
 #     torch_python     Python with torch (`-m torch.distributed.run`)
@@ -16,6 +17,8 @@
 readonly torch_version=2.11.0
 readonly meson_version=1.10.1
 readonly ninja_version=1.13.0
+readonly pyyaml_version=6.0.2
+readonly matplotlib_version=3.10.8
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 deps="$root/.deps"
@@ -44,7 +47,12 @@ system_packages=(
   g++ pkg-config util-linux
   libspdlog-dev libtoml11-dev libzmq3-dev cppzmq-dev libboost-dev libprotobuf-dev protobuf-compiler
   libgtest-dev nlohmann-json3-dev libxxhash-dev libcli11-dev
+  cmake make binutils dpkg-dev
 )
+
+# Left out where the distribution has them not, or this user may not install: parts of the library that
+# are optional go with them.
+optional_packages=(prometheus-cpp-dev)
 
 package_is_installed() {
   [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
@@ -75,6 +83,19 @@ install_system_packages() {
   "${apt[@]}" update || fail "apt-get update failed; its message is above"
   "${apt[@]}" install -y --no-install-recommends "${missing[@]}" ||
     fail "apt-get could not install ${missing[*]}; its message is above"
+}
+
+install_optional_packages() {
+  local package
+  command -v apt-cache >/dev/null || return 0
+  for package in "$@"; do
+    package_is_installed "$package" && continue
+    if ! apt-cache show "$package" >/dev/null 2>&1; then
+      say "no package $package here: what needs it is left out"
+    elif ! (install_system_packages "$package"); then
+      say "$package could not be installed: what needs it is left out"
+    fi
+  done
 }
 
 # Prints the real path of the first Python that torch $torch_version supports and that can make a venv.
@@ -117,6 +138,7 @@ weightcast_set_up() {
   venv="$deps/venv"
 
   install_system_packages "${system_packages[@]}"
+  install_optional_packages "${optional_packages[@]}"
 
   if compgen -G "$venv/*.busy" >/dev/null || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     local base
@@ -130,7 +152,12 @@ weightcast_set_up() {
     "$base" -m venv "$venv" || fail "$base could not create a venv in $venv"
   fi
   tools_python="$venv/bin/python"
-  install_into_venv tools "meson==$meson_version" "ninja==$ninja_version"
+  # PyYAML: the tests read the manifests in docs/operators.md.
+  install_into_venv tools "meson==$meson_version" "ninja==$ninja_version" "pyyaml==$pyyaml_version"
+  if [[ ${1:-} == without-torch ]]; then
+    exec {setup_lock}>&-
+    return
+  fi
 
   if [[ -n ${WEIGHTCAST_VENV:-} ]]; then
     torch_python="$WEIGHTCAST_VENV/bin/python"

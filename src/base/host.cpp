@@ -66,6 +66,14 @@ Status refuse(const char* option, const std::string& text) {
 
 }  // namespace
 
+std::string host_name() {
+  std::array<char, 65> name{};
+  if (::gethostname(name.data(), name.size() - 1) != 0) return {};
+  std::string out(name.data());
+  std::erase_if(out, [](char c) { return c <= ' ' || c > '~'; });
+  return out;
+}
+
 std::string host_identity() {
   const std::string boot = read_words("/proc/sys/kernel/random/boot_id");
   struct stat shm{};

@@ -16,6 +16,10 @@ namespace weightcast::base {
 /// At most 128 characters of [A-Za-z0-9.-]. Thread safety: any thread. Reads three small files.
 std::string host_identity();
 
+/// The host's name, for people: printable, at most 64 characters; empty where it has none. Thread
+/// safety: any thread.
+std::string host_name();
+
 struct HostPort {
   std::string host;  ///< without the brackets of an IPv6 address
   std::uint16_t port = 0;

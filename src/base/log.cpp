@@ -3,9 +3,14 @@
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstdio>
+#include <exception>
 #include <memory>
 #include <mutex>
+
+#include "base/log_format.hpp"
 
 namespace weightcast {
 namespace {
@@ -35,20 +40,30 @@ class SwitchSink final : public spdlog::sinks::base_sink<std::mutex> {
     const std::lock_guard lock(mutex_);
     user_ = std::move(user);
   }
+  void use(LogFormat format) noexcept { format_.store(format, std::memory_order_relaxed); }
+  bool is_json() const noexcept {
+    return format_.load(std::memory_order_relaxed) == LogFormat::kJson;
+  }
 
  private:
   void sink_it_(const spdlog::details::log_msg& message) override {
     if (user_) {
       user_(from_spdlog(message.level), {message.payload.data(), message.payload.size()});
-    } else {
-      spdlog::memory_buf_t line;
-      formatter_->format(message, line);
-      std::fwrite(line.data(), 1, line.size(), stderr);
+      return;
     }
+    spdlog::memory_buf_t line;
+    if (is_json()) {
+      line.append(message.payload.data(), message.payload.data() + message.payload.size());
+      line.push_back('\n');
+    } else {
+      formatter_->format(message, line);
+    }
+    std::fwrite(line.data(), 1, line.size(), stderr);
   }
   void flush_() override {}
 
   LogSink user_;
+  std::atomic<LogFormat> format_{LogFormat::kText};
 };
 
 struct Logging {
@@ -63,16 +78,41 @@ Logging& logging() {
   return *instance;
 }
 
+void write(LogLevel level, std::string_view line) {
+  logging().logger.log(to_spdlog(level), spdlog::string_view_t(line.data(), line.size()));
+}
+
 }  // namespace
 
 void set_log_sink(LogSink sink) { logging().sink->use(std::move(sink)); }
 void set_log_level(LogLevel level) noexcept { logging().logger.set_level(to_spdlog(level)); }
-void log_line(LogLevel level, std::string_view line) noexcept { base::log(level, line); }
+void set_log_format(LogFormat format) noexcept { logging().sink->use(format); }
+
+void log_line(LogLevel level, std::string_view line) noexcept {
+  Logging& its = logging();
+  if (!its.logger.should_log(to_spdlog(level))) return;
+  try {
+    if (!its.sink->is_json()) return write(level, line);
+    write(level, base::log_json_of_text(std::chrono::system_clock::now(), level, line));
+  } catch (const std::exception&) {
+    // No memory for a line: it is not said.
+  }
+}
 
 namespace base {
-void log(LogLevel level, std::string_view line) noexcept {
-  logging().logger.log(to_spdlog(level), spdlog::string_view_t(line.data(), line.size()));
+
+void log(LogLevel level, std::string_view event, LogFields fields) noexcept {
+  Logging& its = logging();
+  if (!its.logger.should_log(to_spdlog(level))) return;
+  try {
+    const auto now = std::chrono::system_clock::now();
+    write(level, its.sink->is_json() ? log_json(now, level, event, fields)
+                                     : log_text(event, fields));
+  } catch (const std::exception&) {
+    // As above.
+  }
 }
+
 }  // namespace base
 
 }  // namespace weightcast

@@ -7,16 +7,14 @@
 
 #include <cerrno>
 #include <chrono>
-#include <system_error>
 #include <thread>
 
 #include <weightcast/types.hpp>
 
+#include "base/errno_text.hpp"
+
 namespace weightcast::base {
 namespace {
-
-// strerror is not thread-safe everywhere.
-std::string reason(int error) { return std::system_category().message(error); }
 
 Status check_ours(const std::string& what, const struct stat& info, const Privacy& privacy) {
   if (info.st_uid != ::geteuid()) {
@@ -48,11 +46,11 @@ Result<UniqueFd> open_private_directory(const std::string& path, const Privacy& 
                                        "a link or a file: remove it, or " + privacy.advice);
     }
     return Status(error == EMFILE || error == ENFILE ? Code::kExhausted : Code::kDenied,
-                  "cannot open " + what + ": " + reason(error) + "; " + privacy.advice);
+                  "cannot open " + what + ": " + errno_text(error) + "; " + privacy.advice);
   }
   struct stat info{};
   if (::fstat(fd.get(), &info) != 0) {
-    return Status(Code::kDenied, "cannot look at " + what + ": " + reason(errno));
+    return Status(Code::kDenied, "cannot look at " + what + ": " + errno_text(errno));
   }
   if (Status s = check_ours(what, info, privacy); !s) return s;
   return fd;
@@ -61,7 +59,7 @@ Result<UniqueFd> open_private_directory(const std::string& path, const Privacy& 
 Result<UniqueFd> make_private_directory(const std::string& path, const Privacy& privacy) {
   if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) {
     const int error = errno;
-    const std::string what = "cannot make directory '" + path + "': " + reason(error);
+    const std::string what = "cannot make directory '" + path + "': " + errno_text(error);
     if (error == ENOENT) {
       return Status(Code::kNotFound, what + "; make the directory above it, or " + privacy.advice);
     }
@@ -98,9 +96,9 @@ Result<UniqueFd> open_private_file(int directory, const char* name, int flags,
     const int error = errno;
     if (error == ENOENT) return Status(Code::kNotFound, what + " does not exist");
     if (error == EMFILE || error == ENFILE || error == ENOSPC || error == EDQUOT) {
-      return Status(Code::kExhausted, "cannot open " + what + ": " + reason(error));
+      return Status(Code::kExhausted, "cannot open " + what + ": " + errno_text(error));
     }
-    return Status(Code::kDenied, "cannot open " + what + ": " + reason(error) +
+    return Status(Code::kDenied, "cannot open " + what + ": " + errno_text(error) +
                                      "; remove it if no weightcast wrote it");
   }
   struct stat info{};
@@ -118,7 +116,7 @@ Result<std::string> read_small_file(int file, std::size_t limit) {
     const ssize_t got =
         ::pread(file, text.data() + size, text.size() - size, static_cast<off_t>(size));
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return Status(Code::kDenied, "cannot read: " + reason(errno));
+    if (got < 0) return Status(Code::kDenied, "cannot read: " + errno_text(errno));
     if (got == 0) break;
     size += static_cast<std::size_t>(got);
   }
@@ -139,7 +137,7 @@ Status write_all(int file, const std::string& text) {
     if (put <= 0) {
       const int error = put < 0 ? errno : ENOSPC;
       return {error == ENOSPC || error == EDQUOT ? Code::kExhausted : Code::kDenied,
-              "cannot write: " + reason(error)};
+              "cannot write: " + errno_text(error)};
     }
     done += static_cast<std::size_t>(put);
   }

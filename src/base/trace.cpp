@@ -13,6 +13,7 @@
 
 #include "base/log.hpp"
 #include "base/signal_mask.hpp"
+#include "base/stage_stats.hpp"
 #include "base/trace_file.hpp"
 #include "base/trace_ring.hpp"
 
@@ -77,12 +78,13 @@ class Tracer {
     const std::uint64_t dropped = dropped_.load(std::memory_order_relaxed);
     if (last) writer_.end(dropped);
     if (Status status = writer_.flush(); !status) {
-      log(LogLevel::kWarn, "event=trace_broken file=\"" + path_ + "\" why=\"" + status.message() + "\"");
+      log(LogLevel::kWarn, "trace_broken", {{"file", path_}, {"why", status.message()}});
     }
     if (dropped != 0 && !std::exchange(warned_, true)) {
-      log(LogLevel::kWarn, "event=trace_drops file=\"" + path_ +
-                               "\" what=\"spans came faster than they are written, or the file is "
-                               "full; its last event says how many are missing\"");
+      log(LogLevel::kWarn, "trace_drops",
+          {{"file", path_},
+           {"what", "spans came faster than they are written, or the file is full; its last event "
+                    "says how many are missing"}});
     }
   }
 
@@ -98,6 +100,7 @@ class Tracer {
 };
 
 std::atomic<Tracer*> g_tracer{nullptr};
+int g_counting = 0;            ///< who wants spans counted; under the door's mutex
 std::atomic<int> g_inside{0};  ///< threads between their look at g_tracer and the end of their put
 
 /// Of those who open and close. Never destroyed: threads may close at any time.
@@ -107,7 +110,7 @@ std::mutex& door() {
 }
 
 void close_locked() {
-  detail::trace_is_on.store(false, std::memory_order_relaxed);
+  detail::span_users.fetch_and(~detail::kSpansToFile, std::memory_order_relaxed);
   const std::unique_ptr<Tracer> tracer(g_tracer.exchange(nullptr));
   if (!tracer) return;
   // Who came in before holds it for the time of one put.
@@ -116,9 +119,10 @@ void close_locked() {
 }
 
 /// The parent's thread does not exist in a child, and its file is not the child's: what was the
-/// parent's is left where it is, unused.
+/// parent's is left where it is, unused. Nor does anybody ask the child what it has counted.
 void forget_in_child() {
-  detail::trace_is_on.store(false, std::memory_order_relaxed);
+  detail::span_users.store(0, std::memory_order_relaxed);
+  g_counting = 0;
   g_tracer.store(nullptr);
   g_inside.store(0);
   door().unlock();
@@ -137,7 +141,7 @@ void prepare_process() {
 }  // namespace
 
 namespace detail {
-std::atomic<bool> trace_is_on{false};
+std::atomic<unsigned> span_users{0};
 }
 
 Status open_trace(const std::string& file, const std::string& process_name,
@@ -162,7 +166,7 @@ Status open_trace(const std::string& file, const std::string& process_name,
     return {Code::kExhausted, std::string("cannot start the trace's thread: ") + error.what() +
                                   "; raise the limit on threads (ulimit -u)"};
   }
-  detail::trace_is_on.store(true, std::memory_order_relaxed);
+  detail::span_users.fetch_or(detail::kSpansToFile, std::memory_order_relaxed);
   return Status::ok();
 }
 
@@ -177,14 +181,29 @@ std::string trace_file() {
   return tracer == nullptr ? std::string() : tracer->path();
 }
 
+void count_stages(bool on) noexcept {
+  prepare_process();
+  const std::lock_guard lock(door());
+  g_counting += on ? 1 : -1;
+  if (g_counting > 0) {
+    detail::span_users.fetch_or(detail::kSpansToStats, std::memory_order_relaxed);
+  } else {
+    detail::span_users.fetch_and(~detail::kSpansToStats, std::memory_order_relaxed);
+  }
+}
+
 void trace_span(std::string_view track, std::string_view name, Clock::time_point begin,
                 Clock::time_point end, const TraceArgs& args) noexcept {
-  if (!tracing()) return;
+  const unsigned users = detail::span_users.load(std::memory_order_relaxed);
+  if (users == 0) return;
+  end = std::max(begin, end);
+  if ((users & detail::kSpansToStats) != 0) count_stage(track, (end - begin).count(), args.bytes);
+  if ((users & detail::kSpansToFile) == 0) return;
   TraceEvent event;
   event.track = TraceText(track);
   event.name = TraceText(name);
   event.begin_ns = begin.time_since_epoch().count();
-  event.end_ns = std::max(begin, end).time_since_epoch().count();
+  event.end_ns = end.time_since_epoch().count();
   event.args = args;
   // Both in one total order with close_locked(): either it waits for this thread, or this one finds
   // nothing open.

@@ -46,10 +46,12 @@ void close_trace() noexcept;
 std::string trace_file();
 
 namespace detail {
-extern std::atomic<bool> trace_is_on;
+inline constexpr unsigned kSpansToFile = 1, kSpansToStats = 2;
+extern std::atomic<unsigned> span_users;  ///< of these
 }
 
-inline bool tracing() noexcept { return detail::trace_is_on.load(std::memory_order_relaxed); }
+/// Whether anybody wants spans: an open trace, or metrics, which count them (stage_stats.hpp).
+inline bool tracing() noexcept { return detail::span_users.load(std::memory_order_relaxed) != 0; }
 
 /// One stage of one bucket or version, from begin to end. `track` is the row it stands in: "d2h",
 /// "h2d", "wire", "verify", "place", "switch", "hook", "fence", ... Both texts are copied, cut at 23

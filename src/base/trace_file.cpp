@@ -7,9 +7,9 @@
 
 #include <cerrno>
 #include <iterator>
-#include <system_error>
 #include <utility>
 
+#include "base/errno_text.hpp"
 #include "base/host.hpp"
 
 namespace weightcast::base {
@@ -19,8 +19,6 @@ constexpr int kMostNames = 100;
 constexpr std::size_t kMostRows = 256;
 /// For the last event and the bracket, which come in any case.
 constexpr std::uint64_t kEndBytes = 512;
-
-std::string reason(int error) { return std::system_category().message(error); }
 
 /// "trace.json" becomes "trace.77.json", then "trace.77.2.json".
 std::string beside(const std::string& path, int attempt) {
@@ -34,7 +32,7 @@ std::string beside(const std::string& path, int attempt) {
 }
 
 Status refusal(const std::string& path, int error) {
-  const std::string what = "cannot make the trace file '" + path + "': " + reason(error);
+  const std::string what = "cannot make the trace file '" + path + "': " + errno_text(error);
   switch (error) {
     case ENOENT: return {Code::kNotFound, what + "; make the directory above it"};
     case ENOTDIR:
@@ -173,7 +171,7 @@ Status TraceWriter::flush() {
       broken_ = true;
       waiting_.clear();
       return {Code::kExhausted,
-              "cannot write the trace: " + reason(put < 0 ? errno : ENOSPC) + "; it ends here"};
+              "cannot write the trace: " + errno_text(put < 0 ? errno : ENOSPC) + "; it ends here"};
     }
     done += static_cast<std::size_t>(put);
   }

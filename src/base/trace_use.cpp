@@ -55,14 +55,14 @@ Result<TraceUse> TraceUse::open(const std::string& pattern, const std::string& m
   if (pattern.empty()) return use;
   Users& all = users();
   const std::lock_guard lock(all.mutex);
-  if (!tracing()) {
+  if (trace_file().empty()) {
     const std::string file = trace_name(pattern, member);
     if (Status status = open_trace(file, process_name); !status) {
       return Status(status.code(), "option trace = \"" + pattern + "\": " + status.message());
     }
     all.count = 0;
     all.opened = true;
-    log(LogLevel::kInfo, "event=trace_opened file=\"" + trace_file() + "\"");
+    log(LogLevel::kInfo, "trace_opened", {{"file", trace_file()}});
   }
   ++all.count;
   use.process_ = ::getpid();

@@ -1,10 +1,15 @@
-#include "cli/keygen.hpp"
-
+// weightcast keygen: makes a folder of keys, and says what is in it and where it goes. No secret is
+// printed.
+#include <CLI/CLI.hpp>
+#include <memory>
 #include <ostream>
 
 #include <weightcast/keys.hpp>
 
+#include "cli/command.hpp"
+
 namespace weightcast::cli {
+namespace {
 
 int keygen(const std::string& directory, std::ostream& out, std::ostream& err) {
   if (const Status status = make_keys(directory); !status) {
@@ -30,6 +35,20 @@ int keygen(const std::string& directory, std::ostream& out, std::ostream& err) {
   if (out) return 0;
   err << "weightcast keygen: the keys are made, but standard output cannot be written to\n";
   return 1;
+}
+
+}  // namespace
+
+Command add_keygen(CLI::App& application) {
+  CLI::App* app = application.add_subcommand(
+      "keygen", "Make the keys by which the members of a job on several hosts know each other");
+  const auto directory = std::make_shared<std::string>();
+  app->add_option("--directory", *directory, "The folder to make; it must not exist, or be empty")
+      ->type_name("DIRECTORY")
+      ->required();
+  return {app, [directory](const Context& context) {
+            return keygen(*directory, context.out, context.err);
+          }};
 }
 
 }  // namespace weightcast::cli

@@ -7,6 +7,7 @@
 #include "base/config.hpp"
 #include "base/trace_use.hpp"
 #include "config/key.hpp"
+#include "config/metrics_target.hpp"
 #include "config/place.hpp"
 #include "config/settings.hpp"
 
@@ -21,6 +22,10 @@ inline Text name_text() {
 inline Text host_text() {
   return {"a host's name or address, without a port",
           [](std::string_view text) { return text.empty() || is_host(text); }};
+}
+inline Text metrics_text() {
+  return {kMetricsRule,
+          [](std::string_view text) { return text.empty() || parse_metrics_target(text); }};
 }
 inline Text place_text() {
   return {"host:port, as trainer-0:29577, 10.0.0.1:29577 or [fd00::1]:29577",
@@ -46,6 +51,10 @@ void add_common_keys(std::vector<Key<S>>& keys) {
                         {"error", LogLevel::kError},
                         {"off", LogLevel::kOff}}},
       "This process's log level; where nothing is said it stays as it is.");
+  add("log_format", &S::log_format,
+      Choice<LogFormat>{{{"text", LogFormat::kText}, {"json", LogFormat::kJson}}},
+      "How this process's log lines look: key=value, or a JSON object each (logging.md); where "
+      "nothing is said it stays as it is.");
   add("job", &S::job, name_text(), "Names the trainer job. Two jobs on one host need two names.");
   add("policy", &S::policy, name_text(), "Names the policy within the job.");
   add("directory", &S::directory, any_text("an absolute path"),
@@ -78,6 +87,9 @@ void add_common_keys(std::vector<Key<S>>& keys) {
   add("trace", &S::trace, Text{base::kTraceNameRule, base::is_trace_name},
       "Spans of this process's work go there (tracing.md); a file that exists is left alone and a "
       "name beside it taken. Empty: none are written.");
+  add("metrics", &S::metrics, metrics_text(),
+      "Counters and histograms in Prometheus' format (metrics.md): served at /metrics there, or "
+      "written to that file again and again. Empty: neither.");
 }
 
 }  // namespace weightcast::config

@@ -58,6 +58,7 @@ Result<Options> configure_side(Options defaults, const ConfigSources& sources) {
   if (!out) return out.status();
   if (Status s = check(out->settings, out->origins); !s) return s;
   if (out->origins.contains("log")) set_log_level(out->settings.log);
+  if (out->origins.contains("log_format")) set_log_format(out->settings.log_format);
   return static_cast<Options&&>(std::move(out->settings));
 }
 

@@ -20,6 +20,7 @@ inline constexpr std::uint32_t kDefaultPort = 29577;
 struct Beside {
   std::string config;
   LogLevel log = LogLevel::kInfo;
+  LogFormat log_format = LogFormat::kText;
   std::uint32_t port = kDefaultPort;
 };
 

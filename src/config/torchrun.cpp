@@ -11,8 +11,6 @@
 namespace weightcast::config {
 namespace {
 
-constexpr std::uint64_t kMaxRanks = 1'000'000;
-
 Origin said_by(const std::string& variables) {
   return {ConfigSource::kTorchrun, "torchrun's " + variables};
 }

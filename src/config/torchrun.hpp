@@ -1,11 +1,15 @@
 // What torchrun tells its processes: who they are, and where rank 0 is.
 #pragma once
 
+#include <cstdint>
+
 #include <weightcast/status.hpp>
 
 #include "config/settings.hpp"
 
 namespace weightcast::config {
+
+inline constexpr std::uint64_t kMaxRanks = 1'000'000;
 
 /// Sets rank, world_size and launch where torchrun's RANK, WORLD_SIZE and TORCHELASTIC_* are set.
 /// @return kInvalid that names a variable, its value and what is allowed

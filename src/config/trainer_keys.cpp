@@ -1,10 +1,10 @@
 #include "config/common_keys.hpp"
 #include "config/keys.hpp"
+#include "config/torchrun.hpp"
 
 namespace weightcast::config {
 namespace {
 
-constexpr std::uint64_t kMaxRanks = 1'000'000;
 constexpr std::uint64_t kMaxPoints = 1'000'000'000'000'000;
 
 Text listen_text() {

@@ -7,12 +7,12 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include <weightcast/keys.hpp>
 
+#include "base/errno_text.hpp"
 #include "base/private_directory.hpp"
 #include "keys/key_file.hpp"
 
@@ -106,7 +106,7 @@ Status make_folder(const std::string& folder) {
                                  "ended in the middle; wait for it, or remove that directory"};
     }
     return {error == ENOENT ? Code::kNotFound : Code::kDenied,
-            "cannot make directory '" + half + "': " + std::system_category().message(error) +
+            "cannot make directory '" + half + "': " + base::errno_text(error) +
                 "; name a folder inside a directory that exists and that you may write to"};
   }
   Status made;
@@ -126,7 +126,7 @@ Status make_folder(const std::string& folder) {
                 ? "'" + folder + "' exists already and is not empty; keys are never overwritten: " +
                       "remove it if no job uses them, or name another folder"
                 : "cannot make directory '" + folder +
-                      "': " + std::system_category().message(error) + "; name another folder"};
+                      "': " + base::errno_text(error) + "; name another folder"};
   }
   if (!made) remove_half_made(half);
   return made;

@@ -153,7 +153,7 @@ void Zap::Impl::run() {
       if (const auto event = receive(events.get()); !event.empty()) note_failure(event);
     } catch (const std::exception&) {
       // Out of memory: that connection fails, the next one may not.
-      base::log(LogLevel::kWarn, "event=key_check_failed what=\"a connection was not checked\"");
+      base::log(LogLevel::kWarn, "key_check_failed", {{"what", "a connection was not checked"}});
     }
   }
   requests.reset();
@@ -170,13 +170,13 @@ void Zap::Impl::answer(const std::vector<std::string>& request) {
     ++denied;
     if (denial_log.allow(Clock::now())) {
       const std::string key = request.size() == 7 ? encode_key(request[6]) : "";
-      base::log(LogLevel::kWarn,
-                "event=connection_denied key=" + (key.empty() ? std::string("none") : key) +
-                    " from=" + (request.size() == 7 ? request[3] : "?") +
-                    " denied=" + std::to_string(denied) +
-                    " what=\"its public key is on no list; if it belongs to this job, copy one "
-                    "folder of keys to both sides, or add the key to trainer.allowed or "
-                    "engine.allowed there and restart\"");
+      base::log(LogLevel::kWarn, "connection_denied",
+                {{"key", key.empty() ? "none" : key},
+                 {"from", request.size() == 7 ? request[3] : "?"},
+                 {"denied", denied.load()},
+                 {"what", "its public key is on no list; if it belongs to this job, copy one "
+                          "folder of keys to both sides, or add the key to trainer.allowed or "
+                          "engine.allowed there and restart"}});
     }
   }
   const std::string_view parts[] = {"1.0",
@@ -202,10 +202,12 @@ void Zap::Impl::note_failure(const std::vector<std::string>& event) {
   ++failures;
   // Who has a key that is not allowed was named above.
   if (kind == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH || !failure_log.allow(Clock::now())) return;
-  base::log(LogLevel::kWarn, "event=handshake_failed at=" + event[1] + " failed=" +
-                                 std::to_string(failures) + " why=\"" + reason_of(kind, value) +
-                                 "\" what=\"if it belongs to this job, give both sides the same "
-                                 "folder of keys (option `keys`); else keep it off this port\"");
+  base::log(LogLevel::kWarn, "handshake_failed",
+            {{"at", event[1]},
+             {"failed", failures.load()},
+             {"why", reason_of(kind, value)},
+             {"what", "if it belongs to this job, give both sides the same folder of keys (option "
+                      "`keys`); else keep it off this port"}});
 }
 
 Status use_keys(void* client_socket, const KeyRing& ring, Role server) {

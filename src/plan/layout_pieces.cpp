@@ -23,7 +23,7 @@ Status mismatch(std::string what) {
   return {Code::kMismatch, std::move(what) + "; make the layout for the model that is trained"};
 }
 
-Status invalid(std::string what) {
+Status invalid_layout(std::string what) {
   return {Code::kInvalid, std::move(what) + "; correct the layout"};
 }
 
@@ -43,7 +43,7 @@ Result<Piece> resolve(const LayoutTensor& wanted, const LayoutPiece& piece,
   }
   for (const auto* numbers : {&piece.source_origin, &piece.shape, &piece.origin}) {
     if (!numbers->empty() && numbers->size() != dims) {
-      return invalid(where(wanted, piece) + "expected " + std::to_string(dims) +
+      return invalid_layout(where(wanted, piece) + "expected " + std::to_string(dims) +
                      " numbers for each origin and shape, got " + listed(*numbers));
     }
   }
@@ -66,7 +66,7 @@ Result<Piece> resolve(const LayoutTensor& wanted, const LayoutPiece& piece,
     const std::string what = where(wanted, piece) + "expected it to fit into " +
                              listed(wanted.shape) + ", got " + listed(out.shape) + " at " +
                              listed(out.origin);
-    return piece.shape.empty() ? mismatch(what) : invalid(what);
+    return piece.shape.empty() ? mismatch(what) : invalid_layout(what);
   }
   return out;
 }
@@ -81,7 +81,7 @@ Status check_filled(const LayoutTensor& wanted, const PieceTensor& tensor) {
     boxes.push_back({piece.origin, piece.shape});
     is_given = is_given && !wanted.pieces[i].shape.empty();
     if (__builtin_add_overflow(elements, *array_bytes(piece.shape, 1), &elements)) {
-      return invalid(where(wanted) + "its pieces hold more elements than 63 bits can count");
+      return invalid_layout(where(wanted) + "its pieces hold more elements than 63 bits can count");
     }
   }
   if (fill_exactly(wanted.shape, boxes)) return Status::ok();
@@ -90,12 +90,12 @@ Status check_filled(const LayoutTensor& wanted, const PieceTensor& tensor) {
                            listed(wanted.shape) + ", " + std::to_string(whole) +
                            " elements, got pieces of " + std::to_string(elements) +
                            (elements < whole ? "" : ", some of which overlap");
-  return is_given ? invalid(what) : mismatch(what);
+  return is_given ? invalid_layout(what) : mismatch(what);
 }
 
 Result<PieceTensor> resolve(const LayoutTensor& wanted, const PolicyMap& policy) {
   PieceTensor out;
-  if (wanted.pieces.empty()) return invalid(where(wanted) + "expected a piece, got none");
+  if (wanted.pieces.empty()) return invalid_layout(where(wanted) + "expected a piece, got none");
   for (const LayoutPiece& piece : wanted.pieces) {
     Result<Piece> resolved = resolve(wanted, piece, policy);
     if (!resolved) return resolved.status();
@@ -110,7 +110,7 @@ Result<PieceTensor> resolve(const LayoutTensor& wanted, const PolicyMap& policy)
                     std::string(dtype_name(piece.source->info->dtype)));
   }
   if (!array_bytes(wanted.shape, dtype_size(first.dtype))) {
-    return invalid(where(wanted) + "expected at most " + std::to_string(kMaxDims) +
+    return invalid_layout(where(wanted) + "expected at most " + std::to_string(kMaxDims) +
                    " dimensions of 0 or more whose bytes 63 bits can count, got " +
                    listed(wanted.shape));
   }
@@ -128,9 +128,9 @@ Result<std::vector<PieceTensor>> resolve_layout(const Layout& layout, const Poli
   std::vector<PieceTensor> tensors;
   std::unordered_set<std::string_view> names;
   for (const LayoutTensor& wanted : layout) {
-    if (wanted.name.empty()) return invalid("layout: expected a name for every tensor");
+    if (wanted.name.empty()) return invalid_layout("layout: expected a name for every tensor");
     if (!names.insert(wanted.name).second) {
-      return invalid(where(wanted) + "expected every name once, got it twice");
+      return invalid_layout(where(wanted) + "expected every name once, got it twice");
     }
     Result<PieceTensor> resolved = resolve(wanted, policy);
     if (!resolved) return resolved.status();

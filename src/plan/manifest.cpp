@@ -35,23 +35,23 @@ std::string where(const Share& share, const ShareEntry& entry) {
 constexpr const char* kSuspect =
     "; the sender is damaged or runs another weightcast: run the same version on both sides";
 
-Status invalid(std::string what) { return {Code::kInvalid, std::move(what) + kSuspect}; }
+Status suspicious(std::string what) { return {Code::kInvalid, std::move(what) + kSuspect}; }
 
 Status check_name(const Share& share, const ShareEntry& entry, std::string_view name, Seen& seen) {
-  if (name.empty()) return invalid(where(share, entry) + "expected a name, got an empty one");
+  if (name.empty()) return suspicious(where(share, entry) + "expected a name, got an empty one");
   if (name.size() > kMaxNameBytes) {
-    return invalid(where(share, entry) + "expected a name of at most " +
+    return suspicious(where(share, entry) + "expected a name of at most " +
                    std::to_string(kMaxNameBytes) + " bytes, got " + std::to_string(name.size()));
   }
   if (name.find('\0') != std::string_view::npos) {
-    return invalid(where(share, entry) + "expected a name without NUL bytes");
+    return suspicious(where(share, entry) + "expected a name without NUL bytes");
   }
   if (!seen.names.insert(name).second) {
-    return invalid(where(share, entry) + "expected every name and alias once, got " + quoted(name) +
+    return suspicious(where(share, entry) + "expected every name and alias once, got " + quoted(name) +
                    " twice");
   }
   if (seen.names.size() > kMaxTensors) {
-    return invalid("expected at most " + std::to_string(kMaxTensors) +
+    return suspicious("expected at most " + std::to_string(kMaxTensors) +
                    " names and aliases, got more");
   }
   return Status::ok();
@@ -71,20 +71,20 @@ Status check_shape(const Share& share, const ShareEntry& entry) {
   const TensorInfo& info = entry.info;
   const std::size_t size = dtype_size(info.dtype);
   if (size == 0) {
-    return invalid(where(share, entry) + "unknown dtype " +
+    return suspicious(where(share, entry) + "unknown dtype " +
                    std::to_string(static_cast<unsigned>(info.dtype)));
   }
   if (info.shape.size() > kMaxDims) {
-    return invalid(where(share, entry) + "expected at most " + std::to_string(kMaxDims) +
+    return suspicious(where(share, entry) + "expected at most " + std::to_string(kMaxDims) +
                    " dimensions, got " + std::to_string(info.shape.size()));
   }
   for (const std::int64_t d : info.shape) {
     if (d >= 0) continue;
-    return invalid(where(share, entry) + "expected dimensions of 0 or more, got " +
+    return suspicious(where(share, entry) + "expected dimensions of 0 or more, got " +
                    std::to_string(d));
   }
   if (!array_bytes(info.shape, size)) {
-    return invalid(where(share, entry) + "its shape holds more bytes than 63 bits can count");
+    return suspicious(where(share, entry) + "its shape holds more bytes than 63 bits can count");
   }
   return Status::ok();
 }
@@ -108,11 +108,11 @@ Status see_box(const Share& share, const ShareEntry& entry, Seen& seen) {
   }
   Sharded& tensor = seen.sharded[found->second];
   if (tensor.last_share == &share) {
-    return invalid(where(share, entry) + "expected one box of it in a share, got it twice");
+    return suspicious(where(share, entry) + "expected one box of it in a share, got it twice");
   }
   tensor.last_share = &share;
   if (const char* what = difference(tensor.first->info, entry.info)) {
-    return invalid(where(share, entry) + "expected a box of the tensor that rank " +
+    return suspicious(where(share, entry) + "expected a box of the tensor that rank " +
                    std::to_string(tensor.first_share->rank) + " has a box of, got one of another " +
                    what);
   }
@@ -150,11 +150,11 @@ Status check_filled(Sharded& tensor) {
 Status check_place(const Share& share, const ShareEntry& entry) {
   const std::uint64_t bytes = entry.info.bytes();
   if (entry.offset % kAlignment != 0) {
-    return invalid(where(share, entry) + "expected an offset that is a multiple of " +
+    return suspicious(where(share, entry) + "expected an offset that is a multiple of " +
                    std::to_string(kAlignment) + ", got " + std::to_string(entry.offset));
   }
   if (entry.offset > share.payload_bytes || bytes > share.payload_bytes - entry.offset) {
-    return invalid(where(share, entry) + "expected to lie inside the payload of " +
+    return suspicious(where(share, entry) + "expected to lie inside the payload of " +
                    std::to_string(share.payload_bytes) + " bytes, got " + std::to_string(bytes) +
                    " bytes at " + std::to_string(entry.offset));
   }
@@ -171,7 +171,7 @@ Status check_overlaps(const Share& share) {
             [](const ShareEntry* x, const ShareEntry* y) { return x->offset < y->offset; });
   for (std::size_t i = 1; i < order.size(); ++i) {
     if (order[i - 1]->offset + order[i - 1]->info.bytes() > order[i]->offset) {
-      return invalid(where(share, *order[i]) + "overlaps tensor " +
+      return suspicious(where(share, *order[i]) + "overlaps tensor " +
                      quoted(order[i - 1]->info.name));
     }
   }
@@ -180,17 +180,17 @@ Status check_overlaps(const Share& share) {
 
 Status check_share_into(const Share& share, Seen& seen) {
   if (share.object.size() > kMaxNameBytes) {
-    return invalid("rank " + std::to_string(share.rank) + ": expected an object name of at most " +
+    return suspicious("rank " + std::to_string(share.rank) + ": expected an object name of at most " +
                    std::to_string(kMaxNameBytes) + " bytes, got " +
                    std::to_string(share.object.size()));
   }
   if (share.entries.size() > kMaxTensors) {
-    return invalid("rank " + std::to_string(share.rank) + ": expected at most " +
+    return suspicious("rank " + std::to_string(share.rank) + ": expected at most " +
                    std::to_string(kMaxTensors) + " tensors, got " +
                    std::to_string(share.entries.size()));
   }
   if (share.payload_bytes > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
-    return invalid("rank " + std::to_string(share.rank) +
+    return suspicious("rank " + std::to_string(share.rank) +
                    ": expected a payload that 63 bits can count, got " +
                    std::to_string(share.payload_bytes) + " bytes");
   }
@@ -201,7 +201,7 @@ Status check_share_into(const Share& share, Seen& seen) {
     }
     if (Status s = check_shape(share, entry); !s) return s;
     if (const std::string fault = box_fault(entry.info); !fault.empty()) {
-      return invalid(where(share, entry) + fault);
+      return suspicious(where(share, entry) + fault);
     }
     if (Status s = check_place(share, entry); !s) return s;
   }
@@ -230,18 +230,18 @@ Status check_share(const Share& share) {
 }
 
 Status check_manifest(const Manifest& manifest) {
-  if (manifest.shares.empty()) return invalid("expected a manifest with a share, got none");
+  if (manifest.shares.empty()) return suspicious("expected a manifest with a share, got none");
   Seen seen;
   std::uint64_t total = 0;
   for (std::size_t i = 0; i < manifest.shares.size(); ++i) {
     const Share& share = manifest.shares[i];
     if (share.rank != i) {
-      return invalid("expected the share of rank " + std::to_string(i) + ", got that of rank " +
+      return suspicious("expected the share of rank " + std::to_string(i) + ", got that of rank " +
                      std::to_string(share.rank));
     }
     if (Status s = check_share_into(share, seen); !s) return s;
     if (__builtin_add_overflow(total, share.payload_bytes, &total)) {
-      return invalid("the payloads add up to more bytes than 64 bits can count");
+      return suspicious("the payloads add up to more bytes than 64 bits can count");
     }
   }
   for (Sharded& tensor : seen.sharded) {

@@ -67,9 +67,9 @@ Status check(const NcclFacts& facts) {
   return Status::ok();
 }
 
-class Planner {
+class GroupPlanner {
  public:
-  Planner(const NcclFacts& facts, NcclPlan& plan)
+  GroupPlanner(const NcclFacts& facts, NcclPlan& plan)
       : facts_(facts),
         plan_(plan),
         senders_(sites_of(plan.sources, facts.within_hosts)),
@@ -315,7 +315,7 @@ Result<NcclPlan> plan_nccl(const NcclFacts& facts) {
             [](const NcclSource& a, const NcclSource& b) { return a.rank < b.rank; });
   std::sort(plan.receivers.begin(), plan.receivers.end(),
             [](const NcclReceiver& a, const NcclReceiver& b) { return a.name < b.name; });
-  Planner(facts, plan).run();
+  GroupPlanner(facts, plan).run();
   return plan;
 }
 

@@ -17,9 +17,10 @@ void Coordinator::receive(Clock::time_point now, Peer peer, const Message& messa
   if (message.run > config_.run && !message.run.is_none()) {
     if (!superseded_) {
       superseded_ = true;
-      note(true, "event=superseded by_run=" + to_string(message.run) +
-                     " what=\"another trainer publishes this policy; stop this one or give it "
-                     "another job name\"");
+      note(true, "superseded",
+           {{"by_run", to_string(message.run)},
+            {"what", "another trainer publishes this policy; stop this one or give it another job "
+                     "name"}});
       if (grant_ && grant_->open) void_grant("superseded");
     }
     refuse(peer, message.member, Refusal::kSuperseded,
@@ -91,6 +92,7 @@ void Coordinator::on_source_state(Clock::time_point, SourceMember& source,
   }
   source.state = state;
   source.state_known = true;
+  if (state.report) source.report = *state.report;
   furthest_ = std::max(furthest_, state.next_point);
   if (grant_ && grant_->open && state.grant_ordinal == grant_->ordinal && state.grant_void) {
     if (state.void_reason == kMissed) lookahead_ = std::min(lookahead_ * 2, kMaxLookahead);
@@ -104,7 +106,7 @@ void Coordinator::void_grant(const std::string& why) {
   grant_->sealed.clear();
   ++counters_.grants_void;
   changed_ = true;
-  note(false, "event=point_void grant=" + std::to_string(grant_->ordinal) + " why=\"" + why + "\"");
+  note(false, "grant_void", {{"grant", grant_->ordinal}, {"why", why}});
 }
 
 void Coordinator::on_sealed(Clock::time_point now, std::uint32_t rank, const Sealed& sealed) {
@@ -156,9 +158,10 @@ void Coordinator::finish_grant(Clock::time_point) {
   VersionRecord record;
   for (const auto& [rank, sealed] : grant_->sealed) {
     if (sealed.layout_fingerprint != first.layout_fingerprint) {
-      note(true, "event=ranks_disagree rank=" + std::to_string(rank) +
-                     " what=\"it publishes tensors of other names, dtypes or shapes than rank 0 "
-                     "does; build the same model on every rank\"");
+      note(true, "ranks_disagree",
+           {{"rank", rank},
+            {"what", "it publishes tensors of other names, dtypes or shapes than rank 0 does; "
+                     "build the same model on every rank"}});
       void_grant("ranks publish different tensors");
       return;
     }
@@ -167,7 +170,7 @@ void Coordinator::finish_grant(Clock::time_point) {
     record.captured_at_ns = std::max(record.captured_at_ns, sealed.captured_at_ns);
   }
   if (Status status = plan::check_manifest(record.manifest); !status) {
-    note(true, "event=manifest_refused why=\"" + status.message() + "\"");
+    note(true, "manifest_refused", {{"why", status.message()}});
     void_grant("manifest refused");
     return;
   }
@@ -200,10 +203,11 @@ bool Coordinator::compare_ranks() {
   for (const auto& [rank, sealed] : grant_->sealed) {
     if (!sealed.has_policy_digest || sealed.policy_digest == first.policy_digest) continue;
     equal = false;
-    note(true, "event=ranks_drifted rank=" + std::to_string(rank) +
-                   " point=" + std::to_string(sealed.point) +
-                   " what=\"its parameters differ from rank 0's: the replicas no longer train the "
-                   "same policy; check that gradients are averaged and seeds agree\"");
+    note(true, "ranks_drifted",
+         {{"rank", rank},
+          {"point", sealed.point},
+          {"what", "its parameters differ from rank 0's: the replicas no longer train the same "
+                   "policy; check that gradients are averaged and seeds agree"}});
   }
   return equal;
 }
@@ -353,8 +357,8 @@ void Coordinator::send(Peer peer, const Member& member, Body body) {
   outbox_.push_back(Outgoing{peer, Message{config_.run, member, std::move(body)}});
 }
 
-void Coordinator::note(bool warning, std::string text) {
-  notes_.push_back(Note{warning, std::move(text)});
+void Coordinator::note(bool warning, std::string_view event, base::LogFields fields) {
+  notes_.push_back(Note{warning, base::log_text(event, fields)});
 }
 
 std::uint32_t Coordinator::sources_joined() const noexcept {

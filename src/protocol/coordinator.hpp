@@ -3,13 +3,16 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "base/log.hpp"
 #include "protocol/message.hpp"
 
 namespace weightcast::protocol {
@@ -44,7 +47,7 @@ struct Outgoing {
 /// What happened, for logs and status; the machine itself writes none.
 struct Note {
   bool warning = false;
-  std::string text;  ///< "event=<name> key=value ..."
+  std::string text;  ///< as base::log_text() makes it
 };
 
 /// Sans-I/O: events in, messages out. Not thread safe.
@@ -81,6 +84,9 @@ class Coordinator {
   };
   std::vector<ReceiverView> receivers() const;
   std::uint32_t sources_joined() const noexcept;
+  /// The whole picture, for observers. What this machine does not know (job, listening) is left
+  /// empty. Costs some microseconds a member, and changes nothing.
+  JobStatus picture(Clock::time_point now) const;
   bool round_open() const noexcept { return round_.has_value(); }
 
   struct Counters {
@@ -115,6 +121,19 @@ class Coordinator {
     bool state_known = false;
     bool same_clock = true;
     std::optional<FlushRequest> flush;
+    std::string host;
+    std::uint64_t pid = 0;
+    SourceReport report;
+  };
+  /// How long its versions took, as it was heard here; for observers.
+  struct Times {
+    Clock::time_point began;      ///< of the present or last attempt
+    Clock::time_point committed;
+    bool is_staged = false;
+    bool is_committed = false;
+    Duration stage{0};
+    Duration turn{0};             ///< from the commit to the switch
+    Duration apply{0};
   };
   /// kQueued: committed, but in place, and as many as may be are dirty already.
   enum class Stage { kPreparing, kStaged, kQueued, kCommitting };
@@ -152,6 +171,15 @@ class Coordinator {
     std::uint64_t joined_after = 0;  ///< newest committed version when it was welcome
     Clock::time_point retry_at;
     std::string failure;
+    std::string host;
+    std::uint64_t pid = 0;
+    ReceiverReport report;
+    Times times;
+  };
+  struct Gone {
+    std::string name;
+    std::string why;
+    Clock::time_point at;
   };
   struct Grant {
     std::uint64_t ordinal = 0;
@@ -168,6 +196,7 @@ class Coordinator {
   struct Round {
     std::uint64_t number = 0;
     bool committed = false;
+    Clock::time_point began;
     std::int64_t apply_ns = 0;  ///< the slowest receiver's so far
     std::set<std::string> lost;
   };
@@ -233,12 +262,23 @@ class Coordinator {
   void note_spread();
   bool answer_from_paces(const FlushRequest& flush, Verdict& answer);
 
+  // For observers (coordinator_status.cpp).
+  JobStatus::Trainer show(Clock::time_point now, std::uint32_t rank,
+                          const SourceMember& source) const;
+  JobStatus::Engine show(Clock::time_point now, const ReceiverMember& receiver) const;
+  EngineState state_of(const ReceiverMember& receiver) const;
+  std::string waiting_for() const;
+  static void time_staged(Clock::time_point now, ReceiverMember& receiver);
+  static void time_committed(Clock::time_point now, ReceiverMember& receiver);
+  static void time_applied(Clock::time_point now, ReceiverMember& receiver, std::int64_t apply_ns);
+  void remember(Clock::time_point now, const std::string& name, const char* why);
+
   void settle(Clock::time_point now);
   void broadcast_orders(Clock::time_point now);
   void send_orders(SourceMember& source);
   void send_orders(ReceiverMember& receiver);
   void send(Peer peer, const Member& member, Body body);
-  void note(bool warning, std::string text);
+  void note(bool warning, std::string_view event, base::LogFields fields);
 
   CoordinatorConfig config_;
   std::map<std::uint32_t, SourceMember> sources_;
@@ -260,6 +300,7 @@ class Coordinator {
   std::optional<Verdict> verdict_;  ///< of the newest version whose round has ended
   bool verdict_fixed_ = false;      ///< somebody was told
   bool changed_ = false;            ///< orders have to be sent
+  std::deque<Gone> gone_;           ///< newest first
   std::map<std::pair<Role, std::string>, std::uint64_t> known_;  ///< newest incarnation that was welcome, by name
   /// By rank, the first that was welcomed; other processes are told where the others are.
   std::map<std::uint32_t, std::uint64_t> first_incarnation_;

@@ -97,12 +97,14 @@ void Coordinator::welcome_source(Clock::time_point now, Peer peer, const Member&
   source.member = member;
   source.last_heard = now;
   source.same_clock = hello.clock == config_.clock;
+  source.host = hello.host;
+  source.pid = hello.pid;
   source.state.next_point = std::max<std::uint64_t>(1, next_point);
   send(peer, member, Welcome{counts_itself ? 1 : furthest_});
   sources_.insert_or_assign(hello.rank, std::move(source));
   know(member);
   changed_ = true;
-  note(false, "event=source_joined rank=" + std::to_string(hello.rank));
+  note(false, "source_joined", {{"rank", hello.rank}});
 }
 
 void Coordinator::welcome_receiver(Clock::time_point now, Peer peer, const Member& member,
@@ -131,13 +133,15 @@ void Coordinator::welcome_receiver(Clock::time_point now, Peer peer, const Membe
   receiver.in_place = hello.in_place;
   receiver.over_network = hello.over_network;
   receiver.same_clock = hello.clock == config_.clock;
+  receiver.host = hello.host;
+  receiver.pid = hello.pid;
   receiver.relay_endpoint = hello.relay_endpoint;
   receiver.joined_after = committed_;
   send(peer, member, Welcome{furthest_});
   receivers_.insert_or_assign(member.name, std::move(receiver));
   know(member);
   changed_ = true;
-  note(false, "event=receiver_joined name=" + member.name);
+  note(false, "receiver_joined", {{"name", member.name}});
 }
 
 void Coordinator::leave() {
@@ -172,8 +176,11 @@ void Coordinator::evict_silent(Clock::time_point now) {
 void Coordinator::drop_source(Clock::time_point now, std::uint32_t rank, const char* why) {
   const std::string text = "rank " + std::to_string(rank) + " " + why;
   const bool on_purpose = std::string_view(why) == "left";
-  note(!on_purpose, "event=source_gone rank=" + std::to_string(rank) + " why=" + why +
-                 " what=\"no new versions until it is back; engines serve on\"");
+  note(!on_purpose, "source_gone",
+       {{"rank", rank},
+        {"why", why},
+        {"what", "no new versions until it is back; engines serve on"}});
+  remember(now, "rank-" + std::to_string(rank), why);
   sources_.erase(rank);
   changed_ = true;
   if (grant_ && grant_->open) void_grant(text);
@@ -183,14 +190,15 @@ void Coordinator::drop_source(Clock::time_point now, std::uint32_t rank, const c
 }
 
 /// @param name by value: it may be the key of what is erased here
-void Coordinator::drop_receiver(Clock::time_point, std::string name, const char* why, bool lost) {
+void Coordinator::drop_receiver(Clock::time_point now, std::string name, const char* why, bool lost) {
   auto found = receivers_.find(name);
   if (found == receivers_.end()) return;
   if (round_ && found->second.assignment && found->second.assignment->in_round && lost) {
     round_->lost.insert(name);
   }
   if (lost) note_lost(name);
-  note(lost, "event=receiver_gone name=" + name + " why=" + why);
+  note(lost, "receiver_gone", {{"name", name}, {"why", why}});
+  remember(now, name, why);
   receivers_.erase(found);
   for (auto& [other, receiver] : receivers_) {
     // What it was read from is gone: asked of somebody else at once.

@@ -110,10 +110,11 @@ void Coordinator::note_spread() {
   }
   spread_noted_ = committed_;
   note_applied(committed_);
-  note(false, "event=version_applied version=" + std::to_string(committed_) +
-                  " receivers=" + std::to_string(receivers_.size()) +
-                  " lost=0 publish_to_applied_us=" +
-                  std::to_string(counters_.last_apply_ns / 1000));
+  note(false, "version_applied",
+       {{"version", committed_},
+        {"receivers", receivers_.size()},
+        {"lost", 0},
+        {"publish_to_applied_us", counters_.last_apply_ns / 1000}});
 }
 
 bool Coordinator::answer_from_paces(const FlushRequest& flush, Verdict& answer) {

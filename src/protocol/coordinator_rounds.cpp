@@ -30,6 +30,8 @@ void Coordinator::assign(Clock::time_point now, ReceiverMember& receiver, std::u
     assignment.failures = receiver.assignment->failures;
   }
   receiver.assignment = assignment;
+  receiver.times.began = now;
+  receiver.times.is_staged = receiver.times.is_committed = false;
   send_prepare(now, receiver);
   changed_ = true;
 }
@@ -71,6 +73,7 @@ void Coordinator::consider_round(Clock::time_point now) {
   if (round_ || !pending_) return;
   Round round;
   round.number = *pending_;
+  round.began = now;
   pending_.reset();
   round_ = std::move(round);
   changed_ = true;
@@ -94,6 +97,7 @@ void Coordinator::on_receiver_state(Clock::time_point now, ReceiverMember& recei
     return;
   }
   receiver.state = state;
+  if (state.report) receiver.report = *state.report;
   if (!receiver.assignment) return;
   note_progress(now, receiver);
   Assignment& assignment = *receiver.assignment;
@@ -107,6 +111,7 @@ void Coordinator::on_receiver_state(Clock::time_point now, ReceiverMember& recei
         version == versions_.end()
             ? 0
             : applied_at(now, receiver) - version->second.captured_at_ns;
+    time_applied(now, receiver, apply_ns);
     if (assignment.in_round) {
       if (round_) round_->apply_ns = std::max(round_->apply_ns, apply_ns);
     } else {
@@ -129,6 +134,7 @@ void Coordinator::on_receiver_state(Clock::time_point now, ReceiverMember& recei
     failed(now, receiver, state.failure);
   } else if (state.phase == Phase::kStaged && assignment.stage == Stage::kPreparing) {
     assignment.stage = Stage::kStaged;
+    time_staged(now, receiver);
     if (!assignment.in_round) let_switch(now, receiver);  // that version is committed already
   } else if (assignment.stage == Stage::kCommitting &&
              (state.phase == Phase::kIdle || state.phase == Phase::kStaging)) {
@@ -154,8 +160,8 @@ void Coordinator::failed(Clock::time_point now, ReceiverMember& receiver, const 
   ++receiver.catch_up_failures;
   receiver.retry_at = now + backoff;
   receiver.bad_relay = assignment.relay;
-  note(true, "event=catch_up_failed name=" + receiver.member.name + " version=" +
-                 std::to_string(assignment.number) + " why=\"" + why + "\"");
+  note(true, "catch_up_failed",
+       {{"name", receiver.member.name}, {"version", assignment.number}, {"why", why}});
   end_assignment(receiver, Order::kAbort);
 }
 
@@ -166,8 +172,10 @@ void Coordinator::demote(Clock::time_point now, ReceiverMember& receiver, const 
   receiver.lag_number = receiver.assignment->number;
   receiver.failure = why;
   receiver.retry_at = now;
-  note(true, "event=receiver_lagging name=" + receiver.member.name +
-                 " version=" + std::to_string(receiver.assignment->number) + " why=\"" + why + "\"");
+  note(true, "receiver_lagging",
+       {{"name", receiver.member.name},
+        {"version", receiver.assignment->number},
+        {"why", why}});
   end_assignment(receiver, Order::kAbort);
 }
 
@@ -211,6 +219,7 @@ void Coordinator::let_switch(Clock::time_point now, ReceiverMember& receiver) {
     return;
   }
   assignment.stage = Stage::kCommitting;
+  time_committed(now, receiver);
   assignment.deadline = now + config_.attempt_timeout;
   assignment.last_deadline = now + kMostExtensions * config_.attempt_timeout;
 }
@@ -252,6 +261,7 @@ void Coordinator::let_in_place_go(Clock::time_point now) {
     if (!receiver.state.dirty && dirty >= most) continue;
     dirty += receiver.state.dirty ? 0 : 1;
     receiver.assignment->stage = Stage::kCommitting;
+    time_committed(now, receiver);
     receiver.assignment->deadline = now + config_.attempt_timeout;
     receiver.assignment->last_deadline = now + kMostExtensions * config_.attempt_timeout;
     changed_ = true;
@@ -276,18 +286,18 @@ void Coordinator::consider_round_end(Clock::time_point) {
     const Version& serving = receiver.state.serving;
     applied += serving.run == config_.run && serving.number >= round_->number ? 1 : 0;
   }
-  note(false, "event=version_applied version=" + std::to_string(round_->number) +
-                  " receivers=" + std::to_string(applied) +
-                  " lost=" + std::to_string(round_->lost.size()) +
-                  " publish_to_applied_us=" + std::to_string(round_->apply_ns / 1000));
+  note(false, "version_applied",
+       {{"version", round_->number},
+        {"receivers", applied},
+        {"lost", round_->lost.size()},
+        {"publish_to_applied_us", round_->apply_ns / 1000}});
   round_.reset();
   changed_ = true;
 }
 
 void Coordinator::abort_round(Clock::time_point, const char* why) {
   ++counters_.rounds_aborted;
-  note(true, "event=round_aborted version=" + std::to_string(round_->number) + " why=\"" + why +
-                 "\"");
+  note(true, "round_aborted", {{"version", round_->number}, {"why", why}});
   for (auto& [name, receiver] : receivers_) {
     if (receiver.assignment && receiver.assignment->in_round) {
       end_assignment(receiver, Order::kAbort);

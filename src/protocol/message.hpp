@@ -8,10 +8,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include <weightcast/job_status.hpp>
 #include <weightcast/types.hpp>
 
 #include "base/digest.hpp"
@@ -20,7 +22,7 @@
 namespace weightcast::protocol {
 
 /// Counted up by every change of a message's meaning; peers of another number are refused.
-inline constexpr std::uint32_t kProtocolVersion = 3;
+inline constexpr std::uint32_t kProtocolVersion = 4;
 
 enum class Role : std::uint8_t { kSource = 1, kReceiver = 2 };
 
@@ -35,6 +37,34 @@ struct Member {
 
 // ---- member -> coordinator ------------------------------------------------------------------
 
+/// What a member tells of itself for others to look at; nothing is decided by it.
+struct SourceReport {
+  std::string blocked;            ///< as in JobStatus::Trainer, like all that follows
+  std::string staging;
+  std::string transport;
+  std::string transport_reason;
+  std::uint32_t slots = 0;
+  std::uint64_t slot_bytes = 0;
+  std::uint64_t captured = 0;
+  std::uint64_t coalesced = 0;
+  std::uint64_t voided = 0;
+  std::uint64_t sent_bytes = 0;
+  std::int64_t last_capture_ns = 0;
+  std::int64_t last_hook_ns = 0;
+  std::int64_t last_fence_ns = 0;
+  bool operator==(const SourceReport&) const = default;
+};
+
+struct ReceiverReport {
+  std::string activation;         ///< as in JobStatus::Engine, like all that follows
+  std::string activation_reason;
+  std::string transport;
+  std::string transport_reason;
+  std::uint64_t received_bytes = 0;
+  std::uint32_t leases = 0;
+  bool operator==(const ReceiverReport&) const = default;
+};
+
 /// Asks to join. Repeated until Welcome or Refused comes.
 struct Hello {
   std::uint32_t rank = 0;        ///< sources only
@@ -48,6 +78,8 @@ struct Hello {
   bool over_network = false;     ///< receivers: bytes come over the network, and cost their holder
   std::string clock{};           ///< identity of the host whose monotonic clock its times are of
   std::string relay_endpoint{};  ///< receivers: where others may read what it serves; empty: nowhere
+  std::string host{};            ///< the host's name, for people; empty: not known
+  std::uint64_t pid = 0;         ///< on that host; 0: not known
   bool operator==(const Hello&) const = default;
 };
 
@@ -60,6 +92,7 @@ struct SourceState {
   std::uint64_t grant_ordinal = 0;  ///< the newest grant that it has taken note of
   bool grant_void = false;          ///< it cannot or could not capture that grant's point
   std::string void_reason;          ///< "missed", "stall", "step failed", ...
+  std::optional<SourceReport> report{};  ///< with one state in each heartbeat
   bool operator==(const SourceState&) const = default;
 };
 
@@ -97,6 +130,7 @@ struct ReceiverState {
   std::int64_t applied_at_ns = 0;  ///< monotonic time when `serving` became it
   bool dirty = false;         ///< a version is coming in place: leases are refused
   std::uint64_t progress = 0; ///< bytes of the attempt's version that have been placed so far
+  std::optional<ReceiverReport> report{};  ///< with one state in each heartbeat
   bool operator==(const ReceiverState&) const = default;
 };
 
@@ -193,8 +227,24 @@ struct Verdict {
   bool operator==(const Verdict&) const = default;
 };
 
+// ---- observers ------------------------------------------------------------------------------
+
+/// Asks what the coordinator knows. Who asks is no member: it speaks in the role of the key that it
+/// has, with a name that nobody looks at, and may be left without an answer where many ask.
+struct StatusRequest {
+  std::uint64_t ordinal = 0;  ///< comes back with the answer
+  bool operator==(const StatusRequest&) const = default;
+};
+
+struct StatusAnswer {
+  std::uint64_t ordinal = 0;
+  JobStatus status;
+  bool operator==(const StatusAnswer&) const = default;
+};
+
 using Body = std::variant<Hello, SourceState, Sealed, ReceiverState, FlushRequest, Bye, Welcome,
-                          Refused, SourceOrders, Prepare, ReceiverOrders, Verdict, Capturing, Ahead>;
+                          Refused, SourceOrders, Prepare, ReceiverOrders, Verdict, Capturing, Ahead,
+                          StatusRequest, StatusAnswer>;
 
 /// Every message carries the run and the member's incarnation, whichever way it goes: what does
 /// not fit the receiver's view of them is dropped and counted.

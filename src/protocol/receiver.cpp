@@ -220,6 +220,7 @@ void Receiver::rejoin(Clock::time_point now) {
   ++me_.incarnation;
   ++rejoined_;
   joined_ = false;
+  next_report_ = now;
   sequence_ = 0;
   attempt_ = 0;
   phase_ = Phase::kIdle;
@@ -238,6 +239,8 @@ void Receiver::say_hello(Clock::time_point now) {
   hello.over_network = config_.over_network;
   hello.clock = config_.clock;
   hello.relay_endpoint = config_.relay_endpoint;
+  hello.host = config_.host;
+  hello.pid = config_.pid;
   send(std::move(hello));
   next_send_ = now + config_.heartbeat;
 }
@@ -254,6 +257,10 @@ void Receiver::send_state(Clock::time_point now) {
   state.applied_at_ns = applied_at_ns_;
   state.dirty = dirty_;
   state.progress = progress_;
+  if (report_ && wants_report(now)) {
+    state.report = report_;
+    next_report_ = now + config_.heartbeat;
+  }
   send(std::move(state));
   next_send_ = now + config_.heartbeat;
 }

@@ -20,6 +20,8 @@ struct ReceiverConfig {
   bool over_network = false;      ///< bytes come over the network
   std::string clock;              ///< identity of the host's monotonic clock
   std::string relay_endpoint;     ///< where joiners may read what is served here; empty: nowhere
+  std::string host;               ///< its name, for observers
+  std::uint64_t pid = 0;
   Duration heartbeat = std::chrono::milliseconds(100);
   Duration member_timeout = std::chrono::seconds(2);
 };
@@ -71,6 +73,9 @@ class Receiver {
   void set_dirty(Clock::time_point now, bool dirty);
   /// Bytes that the present operation has placed; said with the next state, which waits for nothing.
   void set_progress(std::uint64_t bytes) noexcept { progress_ = bytes; }
+  /// For observers; said with one state in each heartbeat.
+  void set_report(ReceiverReport report) { report_ = std::move(report); }
+  bool wants_report(Clock::time_point now) const noexcept { return now >= next_report_; }
   void set_lagging(Clock::time_point now, bool lagging);
   /// From now on bytes come after the commit. Joins again, so that the coordinator knows; what is
   /// being staged is given up.
@@ -147,6 +152,8 @@ class Receiver {
   Clock::time_point last_heard_;
   Clock::time_point last_tick_;
   Clock::time_point next_send_;
+  std::optional<ReceiverReport> report_;
+  Clock::time_point next_report_;
   std::vector<Message> outbox_;
   std::vector<ReceiverAction> actions_;
 };

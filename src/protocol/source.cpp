@@ -260,6 +260,8 @@ void Source::say_hello(Clock::time_point now) {
   hello.policy = config_.policy;
   hello.highest_run = run_;
   hello.clock = config_.clock;
+  hello.host = config_.host;
+  hello.pid = config_.pid;
   hello.next_point = started_ ? next_point_ : 0;
   send(std::move(hello));
   next_send_ = now + config_.heartbeat;
@@ -275,6 +277,11 @@ void Source::send_state(Clock::time_point now) {
   state.grant_ordinal = orders_.grant_ordinal;
   state.grant_void = grant_void_;
   state.void_reason = void_reason_;
+  if (report_ && wants_report(now)) {
+    state.report = report_;
+    state.report->blocked = blocked();
+    next_report_ = now + config_.heartbeat;
+  }
   send(std::move(state));
   next_send_ = now + config_.heartbeat;
 }

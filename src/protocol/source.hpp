@@ -18,6 +18,8 @@ struct SourceConfig {
   std::string policy;
   std::uint64_t incarnation = 1;  ///< the first one; rises at every rejoin
   std::string clock;              ///< identity of this host's monotonic clock
+  std::string host;               ///< its name, for observers
+  std::uint64_t pid = 0;
   std::uint64_t max_coalesced = ~std::uint64_t{0};
   Duration heartbeat = std::chrono::milliseconds(100);
   Duration member_timeout = std::chrono::seconds(2);
@@ -65,6 +67,9 @@ class Source {
   // The network and the clock.
   void receive(Clock::time_point now, const Message& message);
   void tick(Clock::time_point now);
+  /// For observers; said with one state in each heartbeat, together with why there is no grant.
+  void set_report(SourceReport report) { report_ = std::move(report); }
+  bool wants_report(Clock::time_point now) const noexcept { return now >= next_report_; }
   Clock::time_point next_wakeup() const noexcept;
   std::vector<Message> take_outbox();
   bool has_outbox() const noexcept { return !outbox_.empty(); }
@@ -140,6 +145,8 @@ class Source {
   Clock::time_point last_tick_;
   Clock::time_point next_send_;
   Clock::time_point next_resend_;  ///< of unacknowledged_ and flush_
+  std::optional<SourceReport> report_;
+  Clock::time_point next_report_;
   std::vector<Message> outbox_;
 };
 

@@ -22,6 +22,10 @@ inline constexpr std::size_t kMaxRanks = 65536;       ///< world size, shares of
 inline constexpr std::size_t kMaxAddressBytes = 300;  ///< endpoints, identities of hosts
 inline constexpr std::size_t kMaxKeep = 64;           ///< SourceOrders.keep
 inline constexpr std::size_t kMaxListed = 100'000;    ///< Verdict.applied, Verdict.lost
+inline constexpr std::size_t kMaxReasonBytes = 512;   ///< each text of a report or a status; longer ones are cut
+inline constexpr std::size_t kMaxMembersShown = 1024; ///< of each role in a StatusAnswer
+inline constexpr std::size_t kMaxGoneShown = 16;
+inline constexpr std::size_t kMaxRequestBytes = 512;  ///< of a message that is a StatusRequest
 
 /// The bytes of a message. Texts beyond kMaxTextBytes are cut, their control characters made blanks;
 /// nothing else is checked: a message that decode() would refuse becomes bytes all the same. Empty

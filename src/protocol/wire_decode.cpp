@@ -5,74 +5,19 @@
 
 #include "proto/weightcast.pb.h"
 #include "protocol/wire.hpp"
+#include "protocol/wire_check.hpp"
 #include "protocol/wire_limits.hpp"
-#include "protocol/wire_text.hpp"
+#include "protocol/wire_status.hpp"
 
 namespace weightcast::protocol {
 namespace {
 
-constexpr const char* kSuspect =
-    "; the sender is damaged or runs another weightcast: run the same version on both sides";
-
-Status invalid(std::string what) { return {Code::kInvalid, std::move(what) + kSuspect}; }
+using protocol::read;  // beside those of this file
 
 Status mismatch(std::uint32_t theirs) {
   return {Code::kMismatch, "expected protocol version " + std::to_string(kProtocolVersion) +
                                ", got " + std::to_string(theirs) +
                                "; install the same weightcast in trainer and engines"};
-}
-
-// ---- checks (check_limits has counted the lists) ------------------------------------------------
-
-bool is_name(std::string_view name) noexcept {
-  return !name.empty() && name.size() <= kMaxMemberNameBytes &&
-         std::all_of(name.begin(), name.end(), [](char c) {
-           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                  c == '.' || c == '_' || c == ':' || c == '@' || c == '-';
-         });
-}
-
-Status check_name(const char* what, std::string_view name) {
-  if (is_name(name)) return Status::ok();
-  return invalid(std::string("expected a ") + what + " of 1 to " +
-                 std::to_string(kMaxMemberNameBytes) + " characters of [A-Za-z0-9._:@-], got " +
-                 std::to_string(name.size()) + " bytes that are none");
-}
-
-Status check_names(const char* what, const std::vector<std::string>& names) {
-  for (const std::string& name : names) {
-    if (Status s = check_name(what, name); !s) return s;
-  }
-  return Status::ok();
-}
-
-Status check_text(const char* what, std::string& text) {
-  if (text.size() > kMaxTextBytes) {
-    return invalid(std::string("expected a ") + what + " of at most " +
-                   std::to_string(kMaxTextBytes) + " bytes, got " + std::to_string(text.size()));
-  }
-  text = clean_text(text);
-  return Status::ok();
-}
-
-/// An endpoint or the identity of a host: printable and short; may be empty.
-Status check_address(const char* what, std::string_view address) {
-  const bool printable = std::all_of(address.begin(), address.end(),
-                                     [](char c) { return c > ' ' && c <= '~'; });
-  if (printable && address.size() <= kMaxAddressBytes) return Status::ok();
-  return invalid(std::string("expected ") + what + " of at most " +
-                 std::to_string(kMaxAddressBytes) + " printable characters, got " +
-                 std::to_string(address.size()) + " bytes that are none");
-}
-
-/// The enum of ours that a number of the wire stands for; both count the same.
-template <class E>
-Status take_enum(const char* what, int value, E first, E last, E& out) {
-  if (value < static_cast<int>(first) || value > static_cast<int>(last)) {
-    return invalid(std::string("expected a known ") + what + ", got " + std::to_string(value));
-  }
-  out = static_cast<E>(value);
-  return Status::ok();
 }
 
 /// Which members a body goes between.
@@ -92,10 +37,6 @@ constexpr bool fits(Role role) {
 }
 
 // ---- parts ----------------------------------------------------------------------------------
-
-Run read(const wire::Run& in) { return {.started_us = in.started_us(), .tie = in.tie()}; }
-
-Version read(const wire::Version& in) { return {.run = read(in.run()), .number = in.number()}; }
 
 /// What only the wire can get wrong is checked here; check_share has the rest.
 Status read(const wire::Share& in, plan::Share& out) {
@@ -161,7 +102,10 @@ Status read_body(const wire::Hello& in, Role role, Hello& out) {
          .in_place = in.in_place(),
          .over_network = in.over_network(),
          .clock = in.clock(),
-         .relay_endpoint = in.relay_endpoint()};
+         .relay_endpoint = in.relay_endpoint(),
+         .host = in.host(),
+         .pid = in.pid()};
+  if (Status s = check_address("host", out.host); !s) return s;
   if (Status s = check_address("clock", out.clock); !s) return s;
   if (Status s = check_address("relay endpoint", out.relay_endpoint); !s) return s;
   if (role == Role::kSource && (out.world_size > kMaxRanks || out.rank >= out.world_size)) {
@@ -186,6 +130,9 @@ Status read_body(const wire::SourceState& in, Role, SourceState& out) {
          .grant_ordinal = in.grant_ordinal(),
          .grant_void = in.grant_void(),
          .void_reason = in.void_reason()};
+  if (in.has_report()) {
+    if (Status s = read(in.report(), out.report.emplace()); !s) return s;
+  }
   return check_text("reason", out.void_reason);
 }
 
@@ -219,6 +166,9 @@ Status read_body(const wire::ReceiverState& in, Role, ReceiverState& out) {
          .applied_at_ns = in.applied_at_ns(),
          .dirty = in.dirty(),
          .progress = in.progress()};
+  if (in.has_report()) {
+    if (Status s = read(in.report(), out.report.emplace()); !s) return s;
+  }
   if (Status s = take_enum("phase", in.phase(), Phase::kIdle, Phase::kApplied, out.phase); !s) {
     return s;
   }
@@ -295,6 +245,16 @@ Status read_body(const wire::Verdict& in, Role, Verdict& out) {
   return check_names("receiver's name", out.lost);
 }
 
+Status read_body(const wire::StatusRequest& in, Role, StatusRequest& out) {
+  out = {.ordinal = in.ordinal()};
+  return Status::ok();
+}
+
+Status read_body(const wire::StatusAnswer& in, Role, StatusAnswer& out) {
+  out.ordinal = in.ordinal();
+  return read(in.status(), out.status);
+}
+
 template <class T, class W>
 Status take_body(const W& in, Message& out) {
   if (!fits<T>(out.member.role)) {
@@ -319,6 +279,8 @@ Status read_body(const wire::Envelope& in, Message& out) {
     case wire::Envelope::kCapturing: return take_body<Capturing>(in.capturing(), out);
     case wire::Envelope::kAhead: return take_body<Ahead>(in.ahead(), out);
     case wire::Envelope::kVerdict: return take_body<Verdict>(in.verdict(), out);
+    case wire::Envelope::kStatusRequest: return take_body<StatusRequest>(in.status_request(), out);
+    case wire::Envelope::kStatusAnswer: return take_body<StatusAnswer>(in.status_answer(), out);
     case wire::Envelope::BODY_NOT_SET: break;
   }
   return invalid("expected a message with a known body, got none");
@@ -364,6 +326,11 @@ Result<Message> decode(std::span<const std::byte> bytes) {
   }
   if (envelope.protocol_version() != kProtocolVersion) {
     return mismatch(envelope.protocol_version());
+  }
+  // Who asks is no member: what it may make us hold stays small.
+  if (envelope.has_status_request() && bytes.size() > kMaxRequestBytes) {
+    return invalid("expected a status request of at most " + std::to_string(kMaxRequestBytes) +
+                   " bytes, got " + std::to_string(bytes.size()));
   }
   Message message;
   message.run = read(envelope.run());

@@ -3,46 +3,27 @@
 
 #include "proto/weightcast.pb.h"
 #include "protocol/wire.hpp"
+#include "protocol/wire_fields.hpp"
+#include "protocol/wire_status.hpp"
 #include "protocol/wire_text.hpp"
 
 namespace weightcast::protocol {
 namespace {
 
-// A field that is added to a body and forgotten here does not compile. wire_decode.cpp reads what is
+using protocol::write;  // beside those of this file
+
+// has_fields: a field that is added to a body and forgotten here does not compile. wire_decode.cpp reads what is
 // written here.
 
-struct AnyField {
-  template <class T>
-  operator T() const;  // NOLINT(google-explicit-constructor): stands for whatever the field is
-};
-
-template <class T, std::size_t... I>
-constexpr bool takes(std::index_sequence<I...>) {
-  return requires { T{(static_cast<void>(I), AnyField{})...}; };
-}
-
-template <class T, std::size_t N>
-constexpr bool has_fields =
-    takes<T>(std::make_index_sequence<N>{}) && !takes<T>(std::make_index_sequence<N + 1>{});
-
-static_assert(has_fields<Hello, 11> && has_fields<SourceState, 7> && has_fields<Sealed, 7> &&
-              has_fields<ReceiverState, 9> && has_fields<FlushRequest, 3> && has_fields<Bye, 0> &&
+static_assert(has_fields<Hello, 13> && has_fields<SourceState, 8> && has_fields<Sealed, 7> &&
+              has_fields<ReceiverState, 10> && has_fields<FlushRequest, 3> && has_fields<Bye, 0> &&
               has_fields<Welcome, 1> && has_fields<Refused, 2> && has_fields<SourceOrders, 9> &&
               has_fields<Prepare, 5> && has_fields<ReceiverOrders, 5> && has_fields<Verdict, 5> &&
               has_fields<Capturing, 3> && has_fields<Ahead, 2> &&
+              has_fields<StatusRequest, 1> && has_fields<StatusAnswer, 2> &&
               has_fields<plan::Share, 11> && has_fields<plan::ShareEntry, 3> &&
               has_fields<TensorInfo, 7> && has_fields<Member, 3> && has_fields<Message, 3>);
-static_assert(std::variant_size_v<Body> == 14);
-
-void write(const Run& run, wire::Run& out) {
-  out.set_started_us(run.started_us);
-  out.set_tie(run.tie);
-}
-
-void write(const Version& version, wire::Version& out) {
-  write(version.run, *out.mutable_run());
-  out.set_number(version.number);
-}
+static_assert(std::variant_size_v<Body> == 16);
 
 void write(const plan::Share& share, wire::Share& out) {
   out.set_rank(share.rank);
@@ -84,6 +65,8 @@ void write_body(const Hello& body, wire::Envelope& out) {
   to.set_over_network(body.over_network);
   to.set_clock(body.clock);
   to.set_relay_endpoint(body.relay_endpoint);
+  to.set_host(body.host);
+  to.set_pid(body.pid);
 }
 
 void write_body(const SourceState& body, wire::Envelope& out) {
@@ -95,6 +78,7 @@ void write_body(const SourceState& body, wire::Envelope& out) {
   to.set_grant_ordinal(body.grant_ordinal);
   to.set_grant_void(body.grant_void);
   to.set_void_reason(clean_text(body.void_reason));
+  if (body.report) write(*body.report, *to.mutable_report());
 }
 
 void write_body(const Sealed& body, wire::Envelope& out) {
@@ -135,6 +119,7 @@ void write_body(const ReceiverState& body, wire::Envelope& out) {
   to.set_applied_at_ns(body.applied_at_ns);
   to.set_dirty(body.dirty);
   to.set_progress(body.progress);
+  if (body.report) write(*body.report, *to.mutable_report());
 }
 
 void write_body(const FlushRequest& body, wire::Envelope& out) {
@@ -195,6 +180,15 @@ void write_body(const Verdict& body, wire::Envelope& out) {
   for (const std::string& name : body.applied) to.add_applied(name);
   for (const std::string& name : body.lost) to.add_lost(name);
   to.set_min_receivers(body.min_receivers);
+}
+
+void write_body(const StatusRequest& body, wire::Envelope& out) {
+  out.mutable_status_request()->set_ordinal(body.ordinal);
+}
+
+void write_body(const StatusAnswer& body, wire::Envelope& out) {
+  out.mutable_status_answer()->set_ordinal(body.ordinal);
+  write(body.status, *out.mutable_status_answer()->mutable_status());
 }
 
 }  // namespace

@@ -13,11 +13,11 @@ namespace {
 using Bytes = std::span<const std::byte>;
 
 /// The messages of proto/weightcast.proto that hold a repeated field, or lead to one that does.
-enum class Kind { kEnvelope, kSealed, kPrepare, kCapturing, kAhead, kManifest, kShare, kEntry, kOrders, kVerdict, kNone };
+enum class Kind { kEnvelope, kSealed, kPrepare, kCapturing, kAhead, kManifest, kShare, kEntry, kOrders, kVerdict, kAnswer, kStatus, kNone };
 
 enum class Form {
   kMessage,   ///< one element (or the only one) of kind `child`
-  kString,    ///< one element a field
+  kString,    ///< one element a field; also of messages without lists
   kIntegers,  ///< varints, packed or not
 };
 
@@ -40,6 +40,11 @@ constexpr std::array kRules{
     Rule{Kind::kEnvelope, 27, Form::kMessage, Kind::kVerdict, kAny, "verdict"},
     Rule{Kind::kEnvelope, 28, Form::kMessage, Kind::kCapturing, kAny, "capturing"},
     Rule{Kind::kEnvelope, 29, Form::kMessage, Kind::kAhead, kAny, "ahead"},
+    Rule{Kind::kEnvelope, 31, Form::kMessage, Kind::kAnswer, kAny, "status_answer"},
+    Rule{Kind::kAnswer, 2, Form::kMessage, Kind::kStatus, kAny, "status"},
+    Rule{Kind::kStatus, 19, Form::kString, Kind::kNone, kMaxMembersShown, "trainer ranks"},
+    Rule{Kind::kStatus, 20, Form::kString, Kind::kNone, kMaxMembersShown, "engines"},
+    Rule{Kind::kStatus, 22, Form::kString, Kind::kNone, kMaxGoneShown, "former members"},
     Rule{Kind::kSealed, 4, Form::kMessage, Kind::kShare, kAny, "share"},
     Rule{Kind::kPrepare, 3, Form::kMessage, Kind::kManifest, kAny, "manifest"},
     Rule{Kind::kCapturing, 3, Form::kMessage, Kind::kShare, kAny, "share"},

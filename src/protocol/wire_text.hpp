@@ -14,9 +14,9 @@ inline bool is_control(char c) noexcept {
 }
 
 /// Not longer than a peer believes, cut between UTF-8 characters, without control characters.
-inline std::string clean_text(std::string_view text) {
-  if (text.size() > kMaxTextBytes) {
-    std::size_t end = kMaxTextBytes;
+inline std::string clean_text(std::string_view text, std::size_t most = kMaxTextBytes) {
+  if (text.size() > most) {
+    std::size_t end = most;
     while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;
     text = text.substr(0, end);
   }

@@ -1,6 +1,7 @@
 #include "publisher/control_loop.hpp"
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -32,6 +33,8 @@ protocol::SourceConfig source_config(const PublisherOptions& options, std::uint6
   config.policy = options.policy;
   config.incarnation = incarnation;
   config.clock = base::host_identity();
+  config.host = base::host_name();
+  config.pid = static_cast<std::uint64_t>(::getpid());
   config.max_coalesced = options.max_coalesced;
   config.heartbeat = options.heartbeat;
   config.member_timeout = options.member_timeout;
@@ -51,23 +54,25 @@ std::span<const std::byte> bytes_of(const std::string& text) {
 
 ControlLoop::ControlLoop(const PublisherOptions& options, std::string place,
                          std::uint64_t incarnation, stream::Keys keys,
-                         protocol::SlotLocks& locks)
+                         protocol::SlotLocks& locks, Reporter report)
     : options_(options),
       place_(std::move(place)),
       keys_(std::move(keys)),
       book_(options.slots, locks),
       source_(source_config(options, incarnation), book_, Clock::now()),
-      link_({place_, options.coordinator, keys_}) {}
+      link_({place_, options.coordinator, keys_}),
+      report_(std::move(report)) {}
 
 Result<std::unique_ptr<ControlLoop>> ControlLoop::start(const PublisherOptions& options,
                                                         const std::string& place,
                                                         std::uint64_t incarnation,
-                                                        protocol::SlotLocks& locks) {
+                                                        protocol::SlotLocks& locks,
+                                                        Reporter report) {
   auto keys = stream::control_keys({place, options.keys, options.listen, options.coordinator},
                                    keys::Role::kTrainer);
   if (!keys) return keys.status();
   std::unique_ptr<ControlLoop> loop(
-      new ControlLoop(options, place, incarnation, std::move(*keys), locks));
+      new ControlLoop(options, place, incarnation, std::move(*keys), locks, std::move(report)));
   if (options.rank == 0) {
     if (Status status = loop->become_coordinator(); !status) return status;
     loop->source_.tick(Clock::now());
@@ -133,7 +138,7 @@ void ControlLoop::run() {
     try {
       turn();
     } catch (const std::exception& error) {
-      base::log(LogLevel::kError, std::string("event=control_loop_failed why=\"") + error.what() + "\"");
+      base::log(LogLevel::kError, "control_loop_failed", {{"why", error.what()}});
       return;
     }
   }
@@ -169,6 +174,7 @@ void ControlLoop::turn() {
   if (coordinator_) coordinator_->tick(now);
   {
     const std::lock_guard lock(mutex_);
+    if (source_.wants_report(now)) source_.set_report(report_());
     source_.tick(now);
   }
   exchange();
@@ -189,8 +195,7 @@ void ControlLoop::pump_server() {
 void ControlLoop::take(const stream::FromPeer& received) {
   const auto message = protocol::decode(bytes_of(received.bytes));
   if (!message) {
-    base::log(LogLevel::kDebug,
-              "event=message_refused why=\"" + message.status().to_string() + "\"");
+    base::log(LogLevel::kDebug, "message_refused", {{"why", message.status().to_string()}});
     const auto member = protocol::peek_member(bytes_of(received.bytes));
     if (message.status().code() == Code::kMismatch && member) {
       refuse(received.peer, *member, protocol::Refusal::kProtocol, message.status().message());
@@ -201,9 +206,13 @@ void ControlLoop::take(const stream::FromPeer& received) {
   }
   if (Status status = stream::check_role(received.role, message->member); !status) {
     if (role_warning_.allow(Clock::now())) {
-      base::log(LogLevel::kWarn, "event=role_refused why=\"" + status.message() + "\"");
+      base::log(LogLevel::kWarn, "role_refused", {{"why", status.message()}});
     }
     refuse(received.peer, message->member, protocol::Refusal::kRole, status.message());
+    return;
+  }
+  if (const auto* request = std::get_if<protocol::StatusRequest>(&message->body)) {
+    show(received.peer, *message, request->ordinal);
     return;
   }
   // Who holds the meeting place is the newest run; a peer's word alone stops no trainer.
@@ -216,6 +225,20 @@ void ControlLoop::take(const stream::FromPeer& received) {
          "run " + to_string(coordinator_->run()) + " publishes in " + place_ +
              ", but this member has obeyed the newer run " + to_string(named) +
              "; start the member again, or give it the directory of that run");
+}
+
+/// Observers take nothing from members: they are no part of the machine, and heard so often only.
+void ControlLoop::show(protocol::Peer peer, const protocol::Message& asked,
+                       std::uint64_t ordinal) {
+  const auto now = Clock::now();
+  if (!desk_.has_time(now)) return;
+  protocol::StatusAnswer answer{ordinal, coordinator_->picture(now)};
+  desk_.spend(answer.status.trainers.size() + answer.status.engines.size());
+  answer.status.job = options_.job;
+  answer.status.listening = listening_;
+  answer.status.refused += refused_ + coordinator_->counters().dropped + servers_->refused();
+  [[maybe_unused]] const Status sent =
+      servers_->send(peer, {coordinator_->run(), asked.member, std::move(answer)});
 }
 
 void ControlLoop::refuse(protocol::Peer peer, const protocol::Member& member,
@@ -267,7 +290,7 @@ void ControlLoop::exchange() {
   if (!coordinator_) return;
   trace_applied();
   for (const auto& note : coordinator_->take_notes()) {
-    base::log(note.warning ? LogLevel::kWarn : LogLevel::kDebug, note.text);
+    log_line(note.warning ? LogLevel::kWarn : LogLevel::kDebug, note.text);
   }
 }
 

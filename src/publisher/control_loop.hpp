@@ -17,6 +17,7 @@
 #include "base/log.hpp"
 #include "protocol/coordinator.hpp"
 #include "protocol/source.hpp"
+#include "publisher/status_desk.hpp"
 #include "stream/coordinator_link.hpp"
 #include "stream/coordinator_servers.hpp"
 #include "stream/rendezvous.hpp"
@@ -35,12 +36,18 @@ struct CoordinatorView {
 /// Thread safety: with_source, wait and view from any thread.
 class ControlLoop {
  public:
+  /// What this rank tells observers of itself.
+  using Reporter = std::function<protocol::SourceReport()>;
+
   /// Rank 0 claims the meeting place and binds; the others look for its announcement in the
-  /// background. @return as Publisher::open
+  /// background.
+  /// @param report called from the I/O thread once in a heartbeat; must not wait
+  /// @return as Publisher::open
   static Result<std::unique_ptr<ControlLoop>> start(const PublisherOptions& options,
                                                     const std::string& place,
                                                     std::uint64_t incarnation,
-                                                    protocol::SlotLocks& locks);
+                                                    protocol::SlotLocks& locks,
+                                                    Reporter report);
   ~ControlLoop();  ///< says goodbye, joins within a heartbeat
   ControlLoop(const ControlLoop&) = delete;
   ControlLoop& operator=(const ControlLoop&) = delete;
@@ -59,6 +66,11 @@ class ControlLoop {
   bool wait(Deadline deadline, const std::function<bool(const protocol::Source&)>& until);
 
   CoordinatorView view() const;
+  /// Slots that hold a sealed version which is still needed, or are being written.
+  std::uint32_t slots_held() const {
+    const std::lock_guard lock(mutex_);
+    return book_.count_sealed() + (book_.writing() ? 1 : 0);
+  }
   /// Messages that were no messages, or came from somebody who may not send them.
   std::uint64_t refused_messages() const noexcept { return refused_ + link_.malformed(); }
   /// Rank 0: where members of other hosts reach it; empty where it does not listen.
@@ -79,12 +91,13 @@ class ControlLoop {
   };
 
   ControlLoop(const PublisherOptions& options, std::string place, std::uint64_t incarnation,
-              stream::Keys keys, protocol::SlotLocks& locks);
+              stream::Keys keys, protocol::SlotLocks& locks, Reporter report);
   Status become_coordinator();
   void run();
   void turn();
   void pump_server();
   void take(const stream::FromPeer& received);
+  void show(protocol::Peer peer, const protocol::Message& asked, std::uint64_t ordinal);
   void refuse(protocol::Peer peer, const protocol::Member& member, protocol::Refusal reason,
               std::string why);
   void pump_client();
@@ -117,6 +130,8 @@ class ControlLoop {
   std::string listening_;  ///< set before the thread starts
   std::optional<protocol::Coordinator> coordinator_;
   stream::CoordinatorLink link_;
+  const Reporter report_;
+  StatusDesk desk_;
   base::RateLimit role_warning_{std::chrono::seconds(10)};
   Clock::time_point next_sweep_;
   Clock::time_point next_successor_look_;

@@ -21,7 +21,7 @@ constexpr std::uint32_t kAhead = 4;
 constexpr auto kPause = std::chrono::microseconds(100);
 
 // By then start() and the publish point that called it have returned.
-constexpr auto kWakeDelay = std::chrono::microseconds(50);
+constexpr auto kWorkerWakeDelay = std::chrono::microseconds(50);
 
 // Looks that fail in a row: then nothing runs on the device, which will not say so any more.
 constexpr int kMostErrors = 4;
@@ -42,7 +42,7 @@ DeviceWorker::DeviceWorker(DeviceCaptureOptions options, std::unique_ptr<DeviceL
 
 void DeviceWorker::wake_soon() noexcept {
   if (wake_.works()) {
-    wake_.wake_in(kWakeDelay);
+    wake_.wake_in(kWorkerWakeDelay);
   } else {
     changed_.notify_all();
   }
@@ -254,10 +254,11 @@ void DeviceWorker::lose(const Status& status) {
   lost_ = Status(Code::kUnavailable, "device " + std::to_string(options_.device) +
                                          " is lost, and nothing is captured from it any more: " +
                                          status.message());
-  base::log(LogLevel::kError,
-            "event=device_lost device=" + std::to_string(options_.device) + " what=\"" +
-                status.message() + "\" next=\"training goes on, engines keep the last version; "
-                "restart the trainer for new ones\"");
+  base::log(LogLevel::kError, "device_lost",
+            {{"device", options_.device},
+             {"what", status.message()},
+             {"next", "training goes on, engines keep the last version; restart the trainer for "
+                      "new ones"}});
 }
 
 void DeviceWorker::capture() {

@@ -43,10 +43,13 @@ Result<std::unique_ptr<NcclSource>> open_nccl_source(const PublisherOptions& opt
   if (!source && is_asked_for) {
     return Status(source.status().code(), "transport = nccl, but " + source.status().message());
   }
-  base::log(LogLevel::kInfo, "event=nccl policy=" + options.policy +
-                                 (source ? " device=" + (*source)->identity()
-                                         : " device=none why=\"" + source.status().message() + "\""));
-  if (!source) return std::unique_ptr<NcclSource>();
+  if (!source) {
+    base::log(LogLevel::kInfo, "no_nccl",
+              {{"policy", options.policy}, {"why", source.status().message()}});
+    return std::unique_ptr<NcclSource>();
+  }
+  base::log(LogLevel::kInfo, "nccl",
+            {{"policy", options.policy}, {"device", (*source)->identity()}});
   return source;
 }
 

@@ -139,7 +139,7 @@ void NcclSource::run() {
     } catch (const std::exception& error) {
       // Memory is short: engines ask again.
       const Status why(Code::kExhausted, error.what());
-      base::log(LogLevel::kError, "event=nccl_turn_failed why=\"" + why.message() + "\"");
+      base::log(LogLevel::kError, "nccl_turn_failed", {{"why", why.message()}});
       if (running_) fail(*running_, why, Clock::now());
     }
     std::unique_lock lock(mutex_);
@@ -181,8 +181,8 @@ bool NcclSource::turn() {
   {
     const std::lock_guard lock(mutex_);
     if (gpu_->is_lost() && !std::exchange(is_lost_, true)) {
-      base::log(LogLevel::kError, "event=nccl_lost why=\"" + gpu_->status().message() +
-                                      "\" next=\"engines take other transports\"");
+      base::log(LogLevel::kError, "nccl_lost",
+                {{"why", gpu_->status().message()}, {"next", "engines take other transports"}});
       keep_memory();
       host_.withdraw(now);
       offered_.reset();
@@ -263,10 +263,10 @@ void NcclSource::fail(Running& running, Status why, Clock::time_point now) {
     gpu_->fail({running.group}, running.status, now);
   }
   running.flow.reset();
-  base::log(LogLevel::kWarn, "event=nccl_session_failed version=" +
-                                 to_string(running.slot.address.version) + " engines=" +
-                                 std::to_string(running.start.receivers.size()) + " why=\"" +
-                                 running.status.message() + "\"");
+  base::log(LogLevel::kWarn, "nccl_session_failed",
+            {{"version", to_string(running.slot.address.version)},
+             {"engines", running.start.receivers.size()},
+             {"why", running.status.message()}});
   const std::lock_guard lock(mutex_);
   host_.flow_failing(running.start.session);
 }

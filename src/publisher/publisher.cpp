@@ -14,12 +14,15 @@
 #include "base/log.hpp"
 #include "base/trace.hpp"
 #include "base/trace_use.hpp"
+#include "metrics/use.hpp"
 #include "publisher/capture_plan.hpp"
 #include "publisher/capturer.hpp"
 #include "publisher/control_loop.hpp"
 #include "publisher/data_server.hpp"
 #include "publisher/nccl_choice.hpp"
 #include "publisher/options.hpp"
+#include "publisher/publisher_metrics.hpp"
+#include "publisher/report.hpp"
 #include "publisher/slot_memory.hpp"
 #include "staging/object_name.hpp"
 #include "staging/slab.hpp"
@@ -68,6 +71,7 @@ class Publisher::Impl {
         layout_(std::make_shared<const CapturePlan>(std::move(layout))) {}
 
   ~Impl() {
+    metrics_ = {};  // nobody looks after this
     capturer_.reset();  // no capture ends after this
     loop_.reset();
     data_server_ = {};  // it holds slots of the slab
@@ -85,7 +89,7 @@ class Publisher::Impl {
 
  private:
   PointResult capture(const PointDecision& decision, const Lister& lister);
-  PointResult give_up(const PointDecision& decision, const std::string& why, bool is_news = true);
+  PointResult give_up(const PointDecision& decision, const Status& status, bool is_news = true);
   publisher::CaptureRequest request_of(TensorList list, std::uint32_t slot);
   plan::Share share_of(std::uint32_t slot, std::uint64_t generation, const CapturePlan& layout,
                        std::span<const base::Digest> digests) const;
@@ -94,6 +98,7 @@ class Publisher::Impl {
                 const std::shared_ptr<const CapturePlan>& layout, Clock::time_point at,
                 publisher::CaptureResult result);
   Status use_layout_of(const TensorList& list);
+  protocol::SourceReport report() const;
   Result<Verdict> judge(const protocol::Verdict& verdict, const Run& run) const;
 
   const PublisherOptions options_;
@@ -112,10 +117,11 @@ class Publisher::Impl {
   std::atomic<bool> stalled_{false};
   std::atomic<std::uint64_t> captured_{0};
   std::atomic<std::uint64_t> coalesced_{0};
-  std::atomic<std::uint64_t> voided_{0};
+  publisher::VoidCounts voids_;
   std::atomic<std::int64_t> last_capture_ns_{0};
   std::atomic<std::int64_t> last_hook_ns_{0};
   std::atomic<std::int64_t> last_fence_ns_{0};
+  metrics::Use metrics_;
 };
 
 Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions options,
@@ -124,6 +130,8 @@ Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions 
   const std::string rank = std::to_string(options.rank);
   auto trace = base::TraceUse::open(options.trace, "rank-" + rank, "trainer rank " + rank);
   if (!trace) return trace.status();
+  auto shown = metrics::Use::open(options.metrics, "rank-" + rank);
+  if (!shown) return shown.status();
   TensorList list;
   if (Status status = call_lister(lister, list); !status) return status;
   CapturePlan layout = publisher::make_capture_plan(list, options);
@@ -171,9 +179,15 @@ Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions 
     if (!data_server) return data_server.status();
     impl->data_server_ = std::move(*data_server);
   }
-  auto loop = publisher::ControlLoop::start(impl->options_, *place, incarnation, impl->locks_);
+  // Ends with the loop, which goes before anything that the report looks at.
+  auto loop = publisher::ControlLoop::start(impl->options_, *place, incarnation, impl->locks_,
+                                            [raw = impl.get()] { return raw->report(); });
   if (!loop) return loop.status();
   impl->loop_ = std::move(*loop);
+  impl->metrics_ = std::move(*shown);
+  impl->metrics_.watch([its = impl.get()](metrics::Samples& samples) {
+    publisher::add_samples(its->options_, its->status(), its->voids_, *its->loop_, samples);
+  });
   return impl;
 }
 
@@ -201,11 +215,12 @@ PointResult Publisher::Impl::capture(const PointDecision& decision, const Lister
   const auto at = Clock::now();
   TensorList list;
   if (Status status = call_lister(lister, list); !status) {
-    return give_up(decision, status.message());
+    return give_up(decision, status);
   }
-  if (Status status = use_layout_of(list); !status) return give_up(decision, status.message());
+  if (Status status = use_layout_of(list); !status) return give_up(decision, status);
   if (!capturer_->wait(at + options_.stall)) {
-    return give_up(decision, "the copies of an earlier point have not ended");
+    return give_up(decision,
+                   {Code::kDeadline, "the copies of an earlier point have not ended"});
   }
   stalled_ = false;
   base::failpoint("trainer.granted", decision.point);
@@ -226,7 +241,7 @@ PointResult Publisher::Impl::capture(const PointDecision& decision, const Lister
       });
   if (!status) {
     // A lost device has been said once.
-    return give_up(decision, status.message(), status.code() != Code::kUnavailable);
+    return give_up(decision, status, status.code() != Code::kUnavailable);
   }
   base::failpoint("trainer.copying", decision.point);
   ++captured_;
@@ -243,15 +258,16 @@ publisher::CaptureRequest Publisher::Impl::request_of(TensorList list, std::uint
   return request;
 }
 
-PointResult Publisher::Impl::give_up(const PointDecision& decision, const std::string& why,
+PointResult Publisher::Impl::give_up(const PointDecision& decision, const Status& status,
                                      bool is_news) {
-  ++voided_;
+  const std::string& why = status.message();
+  voids_.failed.add(status.code());
   loop_->with_source([&](protocol::Source& source, Clock::time_point now) {
     source.capture_failed(now, why);
   });
   if (is_news && void_warning_.allow(Clock::now())) {
-    base::log(LogLevel::kWarn, "event=point_void policy=" + options_.policy + " point=" +
-                                   std::to_string(decision.point) + " why=\"" + why + "\"");
+    base::log(LogLevel::kWarn, "point_void",
+              {{"policy", options_.policy}, {"point", decision.point}, {"why", why}});
   }
   return {PointResult::Kind::kVoid, decision.point, why};
 }
@@ -298,8 +314,12 @@ void Publisher::Impl::captured(const PointDecision& decision, std::uint64_t gene
                                const std::shared_ptr<const CapturePlan>& layout, Clock::time_point at,
                                publisher::CaptureResult result) {
   if (!result.status) {
-    ++voided_;
     const bool is_stall = stalled_ && result.status.code() == Code::kCancelled;
+    if (is_stall) {
+      ++voids_.stall;
+    } else {
+      voids_.failed.add(result.status.code());
+    }
     const std::string why = is_stall ? "stall: the next step came before the copies had ended"
                                      : result.status.message();
     loop_->with_source([&](protocol::Source& source, Clock::time_point now) {
@@ -332,7 +352,7 @@ void Publisher::Impl::captured(const PointDecision& decision, std::uint64_t gene
 }
 
 void Publisher::Impl::skip(const std::string& why) {
-  ++voided_;
+  ++voids_.skipped;
   loop_->with_source([&](protocol::Source& source, Clock::time_point now) {
     return source.skip_point(now, why);
   });
@@ -355,7 +375,7 @@ Status Publisher::Impl::fence(Deadline deadline) {
       "the copies of the last publish point outlasted stall = " + std::to_string(stall_ms.count()) +
       " ms; that point was given up; raise stall, raise copy_threads or publish less often";
   if (stall_warning_.allow(Clock::now())) {
-    base::log(LogLevel::kWarn, "event=stall policy=" + options_.policy + " what=\"" + what + "\"");
+    base::log(LogLevel::kWarn, "stall", {{"policy", options_.policy}, {"what", what}});
   }
   return Status(Code::kDeadline, what);
 }
@@ -421,6 +441,20 @@ Result<Verdict> Publisher::Impl::judge(const protocol::Verdict& verdict, const R
   return Verdict{Version{run, verdict.number}, verdict.applied, verdict.lost};
 }
 
+/// From the I/O thread.
+protocol::SourceReport Publisher::Impl::report() const {
+  protocol::SourceReport report = publisher::lasting_report(options_, memory_->is_on_device(),
+                                                            data_server_.endpoint());
+  report.captured = captured_;
+  report.coalesced = coalesced_;
+  report.voided = voids_.total();
+  report.sent_bytes = data_server_.sent_bytes();
+  report.last_capture_ns = last_capture_ns_;
+  report.last_hook_ns = last_hook_ns_;
+  report.last_fence_ns = last_fence_ns_;
+  return report;
+}
+
 PublisherStatus Publisher::Impl::status() const {
   PublisherStatus status;
   loop_->with_source([&](protocol::Source& source, Clock::time_point) {
@@ -434,7 +468,7 @@ PublisherStatus Publisher::Impl::status() const {
   });
   status.captured = captured_;
   status.coalesced = coalesced_;
-  status.voided = voided_;
+  status.voided = voids_.total();
   status.last_capture = std::chrono::nanoseconds(last_capture_ns_);
   status.last_hook = std::chrono::nanoseconds(last_hook_ns_);
   status.last_fence = std::chrono::nanoseconds(last_fence_ns_);

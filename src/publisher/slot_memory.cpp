@@ -121,10 +121,12 @@ Status SlotMemory::open_on(int device, const PublisherOptions& options,
     if (!pinned) return pinned.status();
     pinned_ = std::move(*pinned);
   }
-  base::log(LogLevel::kInfo, "event=staging policy=" + options.policy + " device=" +
-                                 std::to_string(device) + " staging=" +
-                                 (device_slab_ ? "device" : "host") + " bytes=" +
-                                 std::to_string(total) + " why=\"" + choice->why + "\"");
+  base::log(LogLevel::kInfo, "staging",
+            {{"policy", options.policy},
+             {"device", device},
+             {"staging", device_slab_ ? "device" : "host"},
+             {"bytes", total},
+             {"why", choice->why}});
   return Status::ok();
 }
 

@@ -66,7 +66,6 @@ Status create_failure(const std::string& name, int error) {
 
 }  // namespace
 
-std::string errno_text(int error) { return std::generic_category().message(error); }
 
 Result<ShmObject> create_object(const std::string& name) {
   try {

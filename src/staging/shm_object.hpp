@@ -10,14 +10,15 @@
 
 #include <weightcast/types.hpp>
 
+#include "base/errno_text.hpp"
+
 namespace weightcast::staging {
 
 using ShmObject = boost::interprocess::shared_memory_object;
 using ShmRegion = boost::interprocess::mapped_region;
 using ShmMode = boost::interprocess::mode_t;
 
-/// "No space left on device".
-std::string errno_text(int error);
+using base::errno_text;
 
 inline int descriptor(const ShmObject& object) noexcept {
   return object.get_mapping_handle().handle;

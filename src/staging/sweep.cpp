@@ -4,11 +4,14 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/unique_fd.hpp"
@@ -66,43 +69,68 @@ std::map<std::string, Group> list_groups(const std::string& job) {
   return groups;
 }
 
-void sweep_group(const std::string& prefix, const Group& group, SweepReport& report) {
+/// Looks at the objects of one slab, and where `remove` unlinks those that are free: `free` then
+/// names what is gone. Empty where it cannot be told, or somebody else has just swept it.
+std::optional<SlabRemains> visit(const std::string& prefix, const Group& group, bool remove) {
+  SlabRemains remains;
+  remains.prefix = prefix;
+  remains.objects = group.objects();
   const std::string anchor_path = anchor_name(prefix);
   // An owner creates its anchor before the first slot, so it is looked for by name: the listing
   // may have missed it.
   const auto anchor = open_object(anchor_path, boost::interprocess::read_only);
-  if (!anchor && anchor.status().code() != Code::kNotFound) return;
+  if (!anchor && anchor.status().code() != Code::kNotFound) return std::nullopt;
   if (anchor) {
     const int fd = descriptor(*anchor);
-    if (!try_lock_exclusive(fd)) {
-      report.alive += group.objects();
-      return;
-    }
-    // Somebody else has just swept it; whoever has the name now is not this one.
-    if (!still_linked(fd)) return;
+    remains.is_alive = !try_lock_exclusive(fd);
+    // Whoever has the name now is not this one.
+    if (!remains.is_alive && !still_linked(fd)) return std::nullopt;
   }
   // From here on the anchor's lock keeps a new owner of the same name and other sweeps away.
-  std::uint32_t held = 0;
+  const auto take = [&](const std::string& name) {
+    if (!remove || unlink_object(name)) remains.free.push_back(name);
+  };
   for (const std::string& name : group.slots) {
     const auto slot = open_object(name, boost::interprocess::read_only);
     if (!slot) continue;
+    struct stat info {};
+    if (::fstat(descriptor(*slot), &info) == 0) {
+      remains.bytes += static_cast<std::uint64_t>(info.st_blocks) * 512;
+    }
+    if (remains.is_alive) continue;
     if (!try_lock_exclusive(descriptor(*slot))) {
-      ++held;
-    } else if (unlink_object(name)) {
-      ++report.removed;
+      ++remains.held;
+    } else {
+      take(name);
     }
   }
-  report.held += held;
   // With its anchor, a slot that is still held is known for a dead owner's next time, too.
-  if (anchor && held == 0 && unlink_object(anchor_path)) ++report.removed;
+  if (anchor && !remains.is_alive && remains.held == 0) take(anchor_path);
+  return remains;
 }
 
 }  // namespace
 
+std::vector<SlabRemains> survey(const std::string& job) {
+  const SweepTurn turn;
+  std::vector<SlabRemains> all;
+  for (const auto& [prefix, group] : list_groups(job)) {
+    if (auto remains = visit(prefix, group, false)) all.push_back(std::move(*remains));
+  }
+  return all;
+}
+
 SweepReport sweep(const std::string& job) {
   const SweepTurn turn;
   SweepReport report;
-  for (const auto& [prefix, group] : list_groups(job)) sweep_group(prefix, group, report);
+  for (const auto& [prefix, group] : list_groups(job)) {
+    const auto remains = visit(prefix, group, true);
+    if (!remains) continue;
+    if (remains->is_alive) report.alive += remains->objects;
+    report.held += remains->held;
+    report.removed += static_cast<std::uint32_t>(remains->free.size());
+    report.names.insert(report.names.end(), remains->free.begin(), remains->free.end());
+  }
   return report;
 }
 

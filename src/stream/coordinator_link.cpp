@@ -10,7 +10,7 @@
 namespace weightcast::stream {
 namespace {
 constexpr auto kLookPeriod = std::chrono::milliseconds(50);
-constexpr int kMaxDropped = 64;  ///< by one call of receive()
+constexpr int kMaxDroppedACall = 64;  ///< by one call of receive()
 }  // namespace
 
 void CoordinatorLink::seek(Clock::time_point now, const std::function<bool()>& lost) {
@@ -29,7 +29,7 @@ void CoordinatorLink::seek(Clock::time_point now, const std::function<bool()>& l
   if (endpoint.empty() || endpoint == connected_to_) return;
   auto client = ControlClient::connect(endpoint, {}, options_.keys);
   if (!client) {
-    base::log(LogLevel::kWarn, "event=connect_failed why=\"" + client.status().to_string() + "\"");
+    base::log(LogLevel::kWarn, "connect_failed", {{"why", client.status().to_string()}});
     return;
   }
   client_ = std::move(*client);
@@ -37,7 +37,7 @@ void CoordinatorLink::seek(Clock::time_point now, const std::function<bool()>& l
 }
 
 std::optional<protocol::Message> CoordinatorLink::receive() {
-  for (int i = 0; client_ && i < kMaxDropped; ++i) {
+  for (int i = 0; client_ && i < kMaxDroppedACall; ++i) {
     const auto received = client_->receive();
     if (!received) break;
     auto message =

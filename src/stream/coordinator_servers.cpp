@@ -5,7 +5,7 @@
 
 namespace weightcast::stream {
 namespace {
-constexpr int kMaxDropped = 64;  ///< of one server, by one call of receive()
+constexpr int kMaxDroppedOfOne = 64;  ///< of one server, by one call of receive()
 }  // namespace
 
 std::optional<protocol::Peer> peer_number(std::size_t server, const std::string& routing_id) {
@@ -49,7 +49,7 @@ std::optional<FromPeer> CoordinatorServers::receive() {
     const std::size_t server = turn_;
     turn_ = (turn_ + 1) % servers_.size();
     if (!servers_[server]) continue;
-    for (int i = 0; i < kMaxDropped; ++i) {
+    for (int i = 0; i < kMaxDroppedOfOne; ++i) {
       auto received = servers_[server]->receive();
       if (!received) break;
       const auto peer = peer_number(server, received->peer);

@@ -24,7 +24,7 @@ namespace {
 constexpr const char* kNewAnnouncementFile = "coordinator.new";
 constexpr std::size_t kMaxAnnouncementBytes = 4095;
 constexpr std::size_t kMaxWord = 64;
-constexpr std::size_t kMaxSocketPath = sizeof(sockaddr_un::sun_path) - 1;
+constexpr std::size_t kMaxMeetingPath = sizeof(sockaddr_un::sun_path) - 1;
 /// "/c-<16 digits, until the year 2286>-<10 digits>.sock"
 constexpr std::size_t kSocketNameBytes = 1 + 2 + 16 + 1 + 10 + 5;
 
@@ -51,11 +51,11 @@ Status check_base(const std::string& base) {
 }
 
 Status check_length(const std::string& place) {
-  if (place.size() + kSocketNameBytes <= kMaxSocketPath) return Status::ok();
+  if (place.size() + kSocketNameBytes <= kMaxMeetingPath) return Status::ok();
   return {Code::kInvalid,
           "the meeting place '" + place + "' is " + std::to_string(place.size()) +
               " bytes long, but a socket's path has room for " +
-              std::to_string(kMaxSocketPath - kSocketNameBytes) +
+              std::to_string(kMaxMeetingPath - kSocketNameBytes) +
               "; choose a shorter directory (option `directory`, WEIGHTCAST_DIR) or shorter names "
               "of job and policy"};
 }
@@ -131,8 +131,8 @@ Result<Announcement> read_from(int directory, const std::string& place) {
 
 }  // namespace
 
-Result<std::string> meeting_place(const std::string& base, const std::string& runtime_dir,
-                                  const std::string& job, const std::string& policy) {
+Result<std::string> meeting_place_path(const std::string& base, const std::string& runtime_dir,
+                                       const std::string& job, const std::string& policy) {
   if (Status s = check_word("job name", job); !s) return s;
   if (Status s = check_word("policy name", policy); !s) return s;
   std::string path = !base.empty()          ? base
@@ -140,12 +140,21 @@ Result<std::string> meeting_place(const std::string& base, const std::string& ru
                                             : "/tmp/weightcast-" + std::to_string(::geteuid());
   if (Status s = check_base(path); !s) return s;
   while (path.size() > 1 && path.back() == '/') path.pop_back();
-  if (Status s = check_length(path + "/" + job + "/" + policy); !s) return s;
-  for (const std::string& part : {std::string(), "/" + job, "/" + policy}) {
-    path += part;
-    if (auto made = base::make_private_directory(path); !made) return made.status();
-  }
+  path += "/" + job + "/" + policy;
+  if (Status s = check_length(path); !s) return s;
   return path;
+}
+
+Result<std::string> meeting_place(const std::string& base, const std::string& runtime_dir,
+                                  const std::string& job, const std::string& policy) {
+  auto place = meeting_place_path(base, runtime_dir, job, policy);
+  if (!place) return place;
+  const std::size_t of_job = place->size() - policy.size() - 1;
+  for (const std::size_t length : {of_job - job.size() - 1, of_job, place->size()}) {
+    auto made = base::make_private_directory(place->substr(0, length));
+    if (!made) return made.status();
+  }
+  return place;
 }
 
 Result<Announcement> read_announcement(const std::string& place) {

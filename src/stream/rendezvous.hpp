@@ -18,6 +18,10 @@ struct Announcement {
   long pid = 0;
 };
 
+/// Where meeting_place() is, or would be. Looks at nothing. @return kInvalid as meeting_place()
+Result<std::string> meeting_place_path(const std::string& base, const std::string& runtime_dir,
+                                       const std::string& job, const std::string& policy);
+
 /// The folder of one job's policy: `<base>/<job>/<policy>`, all parts 0700 and ours.
 /// @param base empty: $XDG_RUNTIME_DIR/weightcast as given in `runtime_dir`, else
 ///   /tmp/weightcast-<uid>

@@ -15,27 +15,8 @@
 namespace weightcast::stream {
 namespace {
 
-constexpr const char* kLockFile = "coordinator.lock";
 constexpr const char* kNewLockFile = "coordinator.lock.new";
 constexpr std::size_t kMaxBytes = 256;
-
-struct Holder {
-  Run run;
-  std::uint64_t pid = 0;  ///< 0: unknown
-};
-
-/// An empty or damaged file is one of a holder that died before it wrote: nothing is known of it.
-Holder read_holder(int file) {
-  Holder holder;
-  const auto text = base::read_small_file(file, kMaxBytes);
-  if (!text) return holder;
-  std::string_view rest = *text;
-  Holder read;
-  if (take_run_line(rest, read.run) && take_number_line(rest, "pid", read.pid) && rest.empty()) {
-    holder = read;
-  }
-  return holder;
-}
 
 /// "job 'J', policy 'P'" of <base>/J/P.
 std::string describe(const std::string& place) {
@@ -48,15 +29,27 @@ std::string describe(const std::string& place) {
 
 }  // namespace
 
+RunHolder read_run_holder(int file) {
+  RunHolder holder;
+  const auto text = base::read_small_file(file, kMaxBytes);
+  if (!text) return holder;
+  std::string_view rest = *text;
+  RunHolder read;
+  if (take_run_line(rest, read.run) && take_number_line(rest, "pid", read.pid) && rest.empty()) {
+    holder = read;
+  }
+  return holder;
+}
+
 Result<RunLock> RunLock::acquire(int directory, const std::string& place, bool takeover) {
-  auto file = base::open_private_file(directory, kLockFile, O_RDWR | O_CREAT);
+  auto file = base::open_private_file(directory, kRunLockFile, O_RDWR | O_CREAT);
   if (!file) return file.status();
-  const Holder holder = read_holder(file->get());
+  const RunHolder holder = read_run_holder(file->get());
   if (::flock(file->get(), LOCK_EX | LOCK_NB) == 0) {
     return RunLock(std::move(*file), holder.run);
   }
   if (errno != EWOULDBLOCK) {
-    return Status(Code::kDenied, "cannot lock '" + place + "/" + kLockFile +
+    return Status(Code::kDenied, "cannot lock '" + place + "/" + kRunLockFile +
                                      "'; put the meeting place on a local file system");
   }
   if (!takeover) {
@@ -74,8 +67,8 @@ Result<RunLock> RunLock::acquire(int directory, const std::string& place, bool t
   auto fresh = base::open_private_file(directory, kNewLockFile, O_RDWR | O_CREAT | O_EXCL);
   if (!fresh) return fresh.status();
   if (::flock(fresh->get(), LOCK_EX | LOCK_NB) != 0 ||
-      ::renameat(directory, kNewLockFile, directory, kLockFile) != 0) {
-    return Status(Code::kDenied, "cannot replace '" + place + "/" + kLockFile + "' to take over");
+      ::renameat(directory, kNewLockFile, directory, kRunLockFile) != 0) {
+    return Status(Code::kDenied, "cannot replace '" + place + "/" + kRunLockFile + "' to take over");
   }
   return RunLock(std::move(*fresh), holder.run);
 }
@@ -89,7 +82,7 @@ Status RunLock::record(const Run& run) {
   const std::string text = run_line(run) + "pid=" + std::to_string(::getpid()) + "\n";
   if (Status s = base::write_all(file_.get(), text); !s) return s;
   if (::ftruncate(file_.get(), static_cast<off_t>(text.size())) != 0) {
-    return {Code::kDenied, std::string("cannot shorten ") + kLockFile};
+    return {Code::kDenied, std::string("cannot shorten ") + kRunLockFile};
   }
   return Status::ok();
 }
@@ -98,7 +91,7 @@ bool RunLock::still_ours(int directory) const noexcept {
   struct stat ours {};
   struct stat named {};
   return ::fstat(file_.get(), &ours) == 0 &&
-         ::fstatat(directory, kLockFile, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+         ::fstatat(directory, kRunLockFile, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
          ours.st_ino == named.st_ino && ours.st_dev == named.st_dev;
 }
 

@@ -1,6 +1,7 @@
 // The one coordinator of a meeting place: who holds the lock on its file.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include <weightcast/types.hpp>
@@ -8,6 +9,17 @@
 #include "base/unique_fd.hpp"
 
 namespace weightcast::stream {
+
+inline constexpr const char* kRunLockFile = "coordinator.lock";
+
+/// What its file says of who holds the lock, or held it last.
+struct RunHolder {
+  Run run;
+  std::uint64_t pid = 0;  ///< 0: unknown
+};
+
+/// An empty or damaged file is one of a holder that died before it wrote: nothing is known of it.
+RunHolder read_run_holder(int file);
 
 /// A lock on `<place>/coordinator.lock`, which the kernel drops when this process ends. The file
 /// stays: it remembers the newest run of the place. Thread safety: one thread.

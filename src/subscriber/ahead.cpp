@@ -67,10 +67,11 @@ void Stager::read_ahead(protocol::ReadAhead& order) {
   const base::TraceScope span("stage", "read ahead", {.version = ahead.version.number});
   const Status status = room_->memory().follow(following, [this] { return has_orders(); });
   const auto read = std::count(ahead.there.begin(), ahead.there.end(), 1);
-  base::log(LogLevel::kDebug, "event=read_ahead version=" + to_string(ahead.version) +
-                                  " buckets=" + std::to_string(read) + "/" +
-                                  std::to_string(ahead.there.size()) + " status=\"" +
-                                  status.to_string() + "\"");
+  base::log(LogLevel::kDebug, "read_ahead",
+            {{"version", to_string(ahead.version)},
+             {"read", read},
+             {"buckets", ahead.there.size()},
+             {"status", status.to_string()}});
   if (status && read != 0) ahead_ = std::move(ahead);
 }
 

@@ -11,7 +11,7 @@
 namespace weightcast::subscriber {
 namespace {
 
-constexpr auto kLookAgain = std::chrono::microseconds(50);
+constexpr auto kBounceLook = std::chrono::microseconds(50);
 constexpr std::uint64_t kWord = 8;
 /// What is compared goes in so small pieces that one meets no more than kRuns borders of entries,
 /// which lie 64 bytes apart.
@@ -93,7 +93,7 @@ Bounce::Chunk* Bounce::take() {
         return &chunk;
       }
     }
-    std::this_thread::sleep_for(kLookAgain);
+    std::this_thread::sleep_for(kBounceLook);
   }
   return nullptr;
 }
@@ -165,7 +165,7 @@ Status Bounce::finish() {
         return status_;
       }
     }
-    std::this_thread::sleep_for(kLookAgain);
+    std::this_thread::sleep_for(kBounceLook);
   }
 }
 

@@ -10,7 +10,7 @@ namespace weightcast::subscriber {
 namespace {
 
 /// Readers' work is decode steps, of milliseconds.
-constexpr auto kLookAgain = std::chrono::microseconds(50);
+constexpr auto kBufferLook = std::chrono::microseconds(50);
 
 }  // namespace
 
@@ -85,7 +85,7 @@ Status DeviceBuffer::wait_for_readers(const std::function<bool()>& cancelled) {
       } else if (cancelled && cancelled()) {
         return Status(Code::kCancelled, "given up while this engine's work still reads the memory");
       } else {
-        std::this_thread::sleep_for(kLookAgain);
+        std::this_thread::sleep_for(kBufferLook);
       }
     }
   }

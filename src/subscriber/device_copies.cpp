@@ -10,7 +10,7 @@ namespace weightcast::subscriber {
 namespace {
 
 /// A batch takes some 0.6 ms over the bus.
-constexpr auto kLookAgain = std::chrono::microseconds(50);
+constexpr auto kCopiesLook = std::chrono::microseconds(50);
 
 }  // namespace
 
@@ -63,7 +63,7 @@ Status DeviceCopies::wait_for_fewer_than(std::size_t batches) {
   for (;;) {
     if (Status status = poll(); !status) return status;
     if (under_way_.size() < batches) return Status::ok();
-    std::this_thread::sleep_for(kLookAgain);
+    std::this_thread::sleep_for(kCopiesLook);
   }
 }
 
@@ -92,7 +92,7 @@ Status wait_for_event(driver::Cuda& cuda, int device, driver::Event event) {
     const auto done = cuda.done(device, event);
     if (!done) return done.status();
     if (*done) return Status::ok();
-    std::this_thread::sleep_for(kLookAgain);
+    std::this_thread::sleep_for(kCopiesLook);
   }
 }
 

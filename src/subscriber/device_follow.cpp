@@ -9,7 +9,7 @@
 namespace weightcast::subscriber {
 namespace {
 
-constexpr auto kLookAgain = std::chrono::microseconds(100);
+constexpr auto kFollowLook = std::chrono::microseconds(100);
 
 /// One share's buckets in the order in which they become readable.
 struct Trail {
@@ -77,7 +77,7 @@ Status DeviceMemory::read_behind(const Following& following, const std::function
     }
     if (Clock::now() - progress > following.patience) break;
     if (Status status = copies_->poll(); !status) return status;
-    std::this_thread::sleep_for(kLookAgain);
+    std::this_thread::sleep_for(kFollowLook);
   }
   return Status::ok();
 }

@@ -12,11 +12,11 @@ namespace {
 constexpr int kTries = 3;
 constexpr auto kBetweenTries = std::chrono::milliseconds(5);
 /// A condition that nobody tells of is looked at again this often.
-constexpr auto kLookAgain = std::chrono::milliseconds(100);
+constexpr auto kDrainLook = std::chrono::milliseconds(100);
 /// Tensors that outlive their leases only for as long as somebody takes to let go of them.
 constexpr auto kAfterglow = std::chrono::milliseconds(200);
 
-Status given_up() { return Status(Code::kCancelled, "the switch was given up"); }
+Status in_place_given_up() { return Status(Code::kCancelled, "the switch was given up"); }
 
 bool same_place(const plan::ImageTensor& x, const plan::ImageTensor& y) {
   return x.offset == y.offset && x.info == y.info;
@@ -37,7 +37,7 @@ InPlace::InPlace(Options options, std::shared_ptr<Applier> applier, std::shared_
 
 Result<std::shared_ptr<Image>> InPlace::take_in(Incoming& incoming) {
   begun_ = true;
-  Result<std::shared_ptr<Image>> image = given_up();
+  Result<std::shared_ptr<Image>> image = in_place_given_up();
   Status status = drain(incoming);
   left_alone_ = !status;
   if (status) status = bring(incoming);
@@ -56,7 +56,7 @@ bool InPlace::leases_end_by(Deadline until, std::uint64_t op) {
   while (leases_->count() > 0) {
     const auto now = Clock::now();
     if (now >= until || cancelled_(op)) return false;
-    room_->wait(std::min<Deadline>(until, now + kLookAgain));
+    room_->wait(std::min<Deadline>(until, now + kDrainLook));
   }
   return true;
 }
@@ -86,19 +86,19 @@ Status InPlace::drain(const Incoming& incoming) {
     if (!ended) host_.resume(nullptr);
     overdue_ = true;
     if (held_warning_.allow(gave_up)) {
-      base::log(LogLevel::kWarn,
-                "event=switch_waits version=" + to_string(next) + " what=\"" +
-                    (ended ? "tensors outlive their leases: clone() what must outlive its lease\""
-                           : "leases are held past lease_deadline: end them sooner\""));
+      base::log(LogLevel::kWarn, "switch_waits",
+                {{"version", to_string(next)},
+                 {"what", ended ? "tensors outlive their leases: clone() what must outlive its lease"
+                                : "leases are held past lease_deadline: end them sooner"}});
     }
     while (!cancelled() && (leases_->held_since(gave_up) ||
                             (ended && Clock::now() < gave_up + options_.next_try))) {
-      room_->wait(Clock::now() + kLookAgain);
+      room_->wait(Clock::now() + kDrainLook);
     }
   }
   overdue_ = false;
   host_.resume(nullptr);
-  return given_up();
+  return in_place_given_up();
 }
 
 bool InPlace::vacated(const Incoming& incoming) {
@@ -131,8 +131,8 @@ void InPlace::reinstate(const std::shared_ptr<Image>& former, const Version& nex
     if (status) status = guarded("place", [&] { return applier_->place(former); });
     if (!status) {
       applier_->rollback(former->version());
-      base::log(LogLevel::kWarn, "event=not_reinstated version=" + to_string(former->version()) +
-                                     " why=\"" + status.to_string() + "\"");
+      base::log(LogLevel::kWarn, "not_reinstated",
+                {{"version", to_string(former->version())}, {"why", status.to_string()}});
       host_.withdraw("tensors of version " + std::to_string(former->version().number) +
                      " outlive their leases and keep the next one out: " + status.to_string());
       return;
@@ -169,8 +169,10 @@ Status InPlace::copy_staged(Incoming& incoming) {
                                    incoming.staged->bytes().first(plan.image_bytes),
                                    options_.copy_threads});
     if (status) break;
-    base::log(LogLevel::kWarn, "event=copy_in_place_failed version=" + to_string(incoming.version) +
-                                   " why=\"" + status.to_string() + "\" next=\"copied again\"");
+    base::log(LogLevel::kWarn, "copy_in_place_failed",
+              {{"version", to_string(incoming.version)},
+               {"why", status.to_string()},
+               {"next", "copied again"}});
   }
   if (status) incoming.staged.reset();
   return status;
@@ -191,8 +193,8 @@ Status InPlace::fetch_in_place(Incoming& incoming) {
 
 Result<std::shared_ptr<Image>> InPlace::place(Incoming& incoming) {
   while (!room_->try_enter()) {
-    if (cancelled_(incoming.op)) return given_up();
-    room_->wait(Clock::now() + kLookAgain);
+    if (cancelled_(incoming.op)) return in_place_given_up();
+    room_->wait(Clock::now() + kDrainLook);
   }
   auto image = std::make_shared<Image>(room_, incoming.version);
   image->fill(incoming.plan, live_);
@@ -207,8 +209,10 @@ Result<std::shared_ptr<Image>> InPlace::place(Incoming& incoming) {
     image->attachment.reset();
     applier_->rollback(incoming.version);
     if (cancelled_(incoming.op) || i + 1 == kTries) break;
-    base::log(LogLevel::kWarn, "event=place_in_place_failed version=" + to_string(incoming.version) +
-                                   " why=\"" + status.to_string() + "\" next=\"placed again\"");
+    base::log(LogLevel::kWarn, "place_in_place_failed",
+              {{"version", to_string(incoming.version)},
+               {"why", status.to_string()},
+               {"next", "placed again"}});
     room_->wait(Clock::now() + kBetweenTries);
   }
   if (!status) return status;

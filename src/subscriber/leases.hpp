@@ -10,6 +10,7 @@
 
 #include <weightcast/types.hpp>
 
+#include "base/histogram.hpp"
 #include "subscriber/image.hpp"
 
 namespace weightcast::subscriber {
@@ -31,6 +32,9 @@ class LeaseBook : public std::enable_shared_from_this<LeaseBook> {
     const std::lock_guard lock(mutex_);
     return static_cast<std::uint32_t>(entries_.size());
   }
+
+  /// Of leases that have ended, in ns.
+  const base::Histogram& durations() const noexcept { return durations_; }
 
   /// Whether a lease that was given by then is still held.
   bool held_since(Clock::time_point then) const {
@@ -56,6 +60,7 @@ class LeaseBook : public std::enable_shared_from_this<LeaseBook> {
   };
 
   void close(std::list<Entry>::iterator entry) {
+    durations_.observe((Clock::now() - entry->since).count());
     {
       const std::lock_guard lock(mutex_);
       entries_.erase(entry);
@@ -66,6 +71,7 @@ class LeaseBook : public std::enable_shared_from_this<LeaseBook> {
   std::shared_ptr<ImageRoom> room_;
   mutable std::mutex mutex_;
   std::list<Entry> entries_;
+  base::Histogram durations_{base::kDurationBounds};
 };
 
 }  // namespace weightcast::subscriber

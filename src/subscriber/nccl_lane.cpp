@@ -83,8 +83,8 @@ Status NcclLane::make_room(std::uint64_t payload_bytes) {
   auto opened = NcclGpu::open(nccl_, cuda_, options_.device, how);
   if (!opened) return opened.status();
   gpu_ = std::move(*opened);
-  base::log(LogLevel::kInfo, "event=nccl_buckets device=" + std::to_string(options_.device) +
-                                 " bytes=" + std::to_string(needed * how.buckets));
+  base::log(LogLevel::kInfo, "nccl_buckets",
+            {{"device", options_.device}, {"bytes", needed * how.buckets}});
   return Status::ok();
 }
 
@@ -149,9 +149,11 @@ Status NcclLane::bring(const NcclShare& share, const std::function<bool()>& canc
     return why;
   };
   const auto flow_failed = [&](const Status& why, std::uint32_t have, Clock::time_point now) {
-    base::log(LogLevel::kWarn, "event=nccl_transfer_failed source=" + address.endpoint +
-                                   " version=" + to_string(address.version) + " buckets=" +
-                                   std::to_string(have) + " why=\"" + why.message() + "\"");
+    base::log(LogLevel::kWarn, "nccl_transfer_failed",
+              {{"source", address.endpoint},
+               {"version", to_string(address.version)},
+               {"buckets", have},
+               {"why", why.message()}});
     flow.reset();
     group.clear();
     is_rested = false;
@@ -233,7 +235,7 @@ void NcclLane::settle() {
   for (auto& [owner, client] : clients_) client.is_used = false;
   if (!gpu_ || gpu_->communicators() == 0) return;
   if (Status s = gpu_->close(Clock::now() + options_.gpu.leave); !s) {
-    base::log(LogLevel::kWarn, "event=nccl_left_in_haste why=\"" + s.message() + "\"");
+    base::log(LogLevel::kWarn, "nccl_left_in_haste", {{"why", s.message()}});
   }
 }
 

@@ -28,7 +28,7 @@ void Serving::serve(std::shared_ptr<Image> image) {
     try {
       if (callback) (*callback)(image->version());
     } catch (...) {
-      base::log(LogLevel::kWarn, "event=after_apply_threw what=\"callbacks must not throw\"");
+      base::log(LogLevel::kWarn, "after_apply_threw", {{"what", "callbacks must not throw"}});
     }
   }
   resume(std::move(image));
@@ -108,18 +108,20 @@ Status Serving::may_serve() const {
   if (!options_.serve_detached && !status_.attached) {
     return Status(Code::kStale, "the trainer is not heard and serve_detached is off");
   }
-  const Version& serving = status_.serving;
-  const Version& published = status_.published;
-  const std::uint64_t ahead = published.run != serving.run
-                                  ? published.number
-                                  : published.number - std::min(serving.number, published.number);
-  if (options_.max_staleness != 0 && published > serving && ahead > options_.max_staleness) {
-    return Status(Code::kStale, "version " + std::to_string(serving.number) + " is served, " +
-                                    std::to_string(published.number) +
+  if (options_.max_staleness != 0 && versions_behind() > options_.max_staleness) {
+    return Status(Code::kStale, "version " + std::to_string(status_.serving.number) +
+                                    " is served, " + std::to_string(status_.published.number) +
                                     " is published: further apart than max_staleness = " +
                                     std::to_string(options_.max_staleness));
   }
   return Status::ok();
+}
+
+std::uint64_t Serving::versions_behind() const {
+  const Version& serving = status_.serving;
+  const Version& published = status_.published;
+  if (published <= serving) return 0;
+  return published.run != serving.run ? published.number : published.number - serving.number;
 }
 
 std::string Serving::what_is_missing() const {
@@ -145,7 +147,11 @@ Result<Serving::Hold> Serving::acquire(Deadline deadline) {
     status = may_serve();
     return status.is_ok() || stopped_;
   });
-  if (!status) return status;
+  if (!status) {
+    counts_.refused.add(status.code());
+    return status;
+  }
+  counts_.staleness.observe(static_cast<std::int64_t>(versions_behind()));
   return Hold{current_, leases_->open(current_->version(), Clock::now())};
 }
 

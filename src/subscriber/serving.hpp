@@ -1,7 +1,9 @@
 // What leases are given, whether they may be, and what the user is told about it.
 #pragma once
 
+#include <array>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -11,6 +13,8 @@
 
 #include <weightcast/subscriber.hpp>
 
+#include "base/code_counts.hpp"
+#include "base/histogram.hpp"
 #include "protocol/message.hpp"
 #include "subscriber/image.hpp"
 #include "subscriber/image_store.hpp"
@@ -21,6 +25,8 @@ namespace weightcast::subscriber {
 /// Thread safety: all calls from any thread.
 class Serving {
  public:
+  static constexpr std::array<std::int64_t, 10> kStalenessBounds = {0, 1,  2,  3,  4,
+                                                                    8, 16, 32, 64, 128};
   using AfterApply = std::function<void(const Version&)>;
 
   /// @param options outlives this
@@ -37,6 +43,14 @@ class Serving {
   Status wait_for(std::uint64_t number, Deadline deadline);
   std::shared_ptr<void> after_apply(AfterApply callback);
   SubscriberStatus status() const;
+
+  /// What acquire() did, for metrics.
+  struct Counts {
+    /// How many numbers behind the newest published version a lease was when it was given.
+    base::Histogram staleness{kStalenessBounds};
+    base::CodeCounts refused;  ///< calls that gave no lease
+  };
+  const Counts& counts() const noexcept { return counts_; }
 
   // ---- the stager's side, as StagerHost says ----
   void serve(std::shared_ptr<Image> image);
@@ -55,6 +69,7 @@ class Serving {
 
  private:
   Status may_serve() const;
+  std::uint64_t versions_behind() const;
   void begin_pause();  ///< under the mutex, as the next
   void end_pause(const Image* next);
   std::string what_is_missing() const;
@@ -72,6 +87,7 @@ class Serving {
   std::optional<Clock::time_point> paused_since_;  ///< for the trace, where there is one
   std::string withdrawn_;  ///< why there is no current_ any more; empty: there is, or never was one
   SubscriberStatus status_;
+  Counts counts_;
   std::optional<protocol::Refused> refused_;
   std::vector<std::weak_ptr<AfterApply>> callbacks_;
 };

@@ -161,7 +161,7 @@ NcclWay Sources::way_of_nccl(const Version& version, const plan::Manifest& manif
       nccl_ = std::move(*opened);
     } else {
       no_nccl_ = opened.status().message();
-      base::log(LogLevel::kInfo, "event=no_nccl why=\"" + no_nccl_ + "\"");
+      base::log(LogLevel::kInfo, "no_nccl", {{"why", no_nccl_}});
     }
   }
   if (nccl_) {

@@ -4,8 +4,10 @@
 
 #include "base/failpoint.hpp"
 #include "base/trace.hpp"
+#include "subscriber/attempt_counts.hpp"
 #include "subscriber/fetch.hpp"
 #include "subscriber/stager.hpp"
+#include "subscriber/transport_reason.hpp"
 #include "subscriber/verify.hpp"
 
 namespace weightcast::subscriber {
@@ -36,9 +38,9 @@ Status Stager::wait_for_room(const Incoming& incoming) {
   while (!room_->try_enter()) {
     if (cancelled(incoming.op)) return given_up();
     if (Clock::now() - began > kRoomWarning && room_warning_.allow(Clock::now())) {
-      base::log(LogLevel::kWarn,
-                "event=no_room_for_next_version what=\"both images of this engine are held: end "
-                "leases sooner, and clone() tensors that must outlive theirs\"");
+      base::log(LogLevel::kWarn, "no_room_for_next_version",
+                {{"what", "both images of this engine are held: end leases sooner, and clone() "
+                          "tensors that must outlive theirs"}});
     }
     room_->wait(Clock::now() + kRoomRetry);
   }
@@ -58,7 +60,10 @@ Status Stager::stage(const std::string& relay, Incoming& incoming) {
   }
   if (Status status = settle(relay, incoming); !status) return status;
   host_.happened({.kind = StageEvent::Kind::kSources,
-                  .text = describe_sources(incoming.sources, relay) + sources_.note()});
+                  .text = describe_sources(incoming.sources, relay),
+                  .why = transport_reason(incoming.sources, relay, options_.transport) +
+                         sources_.note(),
+                  .bytes = bytes_by_transport(incoming)});
   Status status;
   if (applier_) {
     status = guarded("begin", [&] { return applier_->begin(incoming.version, incoming.infos); });
@@ -133,11 +138,12 @@ Status Stager::plan_for(Incoming& incoming) {
   for (const plan::ImageTensor& tensor : incoming.plan.tensors) {
     incoming.infos.push_back(tensor.info);
   }
-  base::log(LogLevel::kDebug, "event=image_planned version=" + to_string(incoming.version) +
-                                  " bytes=" + std::to_string(incoming.plan.image_bytes) +
-                                  " buckets=" + std::to_string(incoming.plan.buckets.size()) +
-                                  " bucket_bytes=" + std::to_string(bucket_bytes_) + " why=\"" +
-                                  reason + "\"");
+  base::log(LogLevel::kDebug, "image_planned",
+            {{"version", to_string(incoming.version)},
+             {"bytes", incoming.plan.image_bytes},
+             {"buckets", incoming.plan.buckets.size()},
+             {"bucket_bytes", bucket_bytes_},
+             {"why", reason}});
   return Status::ok();
 }
 
@@ -220,17 +226,17 @@ void Stager::fall_from(Activation activation, const Status& why) {
   least_ = static_cast<Activation>(static_cast<int>(activation) + 1);
   why_least_ = std::string(activation_name(activation)) + " failed: " + why.to_string();
   image_bytes_ = 0;  // chosen anew with the next version
-  base::log(LogLevel::kWarn, std::string("event=activation_fell from=") +
-                                 activation_name(activation) + " why=\"" + why.to_string() + "\"");
+  base::log(LogLevel::kWarn, "activation_fell",
+            {{"from", activation_name(activation)}, {"why", why.to_string()}});
 }
 
 void Stager::take(const ActivationChoice& choice, const Incoming& incoming) {
   activation_ = choice.activation;
   image_bytes_ = incoming.plan.image_bytes;
-  base::log(LogLevel::kInfo, std::string("event=activation_chosen activation=") +
-                                 activation_name(choice.activation) +
-                                 " bytes=" + std::to_string(choice.bytes) + " why=\"" +
-                                 choice.reason + "\"");
+  base::log(LogLevel::kInfo, "activation_chosen",
+            {{"activation", activation_name(choice.activation)},
+             {"bytes", choice.bytes},
+             {"why", choice.reason}});
   host_.happened({.kind = StageEvent::Kind::kChosen,
                   .activation = choice.activation,
                   .text = choice.reason});
@@ -338,8 +344,10 @@ Status Stager::fetch(Incoming& incoming, std::span<std::byte> image) {
   Status status = bring();
   if (status.code() == Code::kMismatch && !incoming.there.empty()) {
     // Read too early after all. Now the sources hold still.
-    base::log(LogLevel::kWarn, "event=read_ahead_failed version=" + to_string(incoming.version) +
-                                   " why=\"" + status.to_string() + "\" next=\"copied again\"");
+    base::log(LogLevel::kWarn, "read_ahead_failed",
+              {{"version", to_string(incoming.version)},
+               {"why", status.to_string()},
+               {"next", "copied again"}});
     what.there = by_nccl.empty() ? nullptr : &by_nccl;
     status = bring();
   }

@@ -3,8 +3,10 @@
 #include <utility>
 
 #include "base/log.hpp"
+#include "subscriber/attempt_counts.hpp"
 #include "subscriber/nccl_fetch.hpp"
 #include "subscriber/stager.hpp"
+#include "subscriber/transport_reason.hpp"
 
 namespace weightcast::subscriber {
 namespace {
@@ -68,11 +70,16 @@ Status Stager::fall_from_nccl(Incoming& incoming, const Status& why,
     incoming.shares[i] = std::move(*opened);
   }
   const std::string now = describe_sources(incoming.sources, {});
-  base::log(LogLevel::kWarn, "event=nccl_fell_back version=" + to_string(incoming.version) +
-                                 " transport=\"" + now + "\" for=" +
-                                 (is_of_version ? "version" : "run") + " why=\"" + why.message() +
-                                 "\"");
-  host_.happened({.kind = StageEvent::Kind::kSources, .text = now + sources_.note()});
+  base::log(LogLevel::kWarn, "nccl_fell_back",
+            {{"version", to_string(incoming.version)},
+             {"transport", now},
+             {"for", is_of_version ? "version" : "run"},
+             {"why", why.message()}});
+  host_.happened({.kind = StageEvent::Kind::kSources,
+                  .text = now,
+                  .why = transport_reason(incoming.sources, {}, options_.transport) +
+                         sources_.note(),
+                  .bytes = bytes_by_transport(incoming)});
   return Status::ok();
 }
 

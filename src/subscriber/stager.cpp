@@ -110,7 +110,7 @@ void Stager::act(protocol::ReceiverAction& action) {
 
 void Stager::start_stage(protocol::StartStage& start) {
   const auto began = Clock::now();
-  progress_ = 0;
+  received_ += progress_.exchange(0);
   staged_.emplace();
   staged_->op = start.op;
   staged_->version = start.version;
@@ -163,8 +163,8 @@ void Stager::switch_to_staged() {
 }
 
 void Stager::report_failed_switch(std::uint64_t op, const Version& version, const Status& status) {
-  base::log(LogLevel::kWarn, "event=switch_failed version=" + to_string(version) + " why=\"" +
-                                 status.to_string() + "\"");
+  base::log(LogLevel::kWarn, "switch_failed",
+            {{"version", to_string(version)}, {"why", status.to_string()}});
   if (!in_place_.left_alone()) {
     host_.withdraw("version " + std::to_string(version.number) + " could not be taken in place: " +
                    status.to_string() + "; leases are given again once it, or a newer one, is in");

@@ -44,6 +44,8 @@ class Stager {
   bool switch_overdue() const noexcept { return in_place_.overdue(); }
   /// Bytes that the present operation has placed.
   std::uint64_t progress() const noexcept { return progress_; }
+  /// Bytes that all operations have placed.
+  std::uint64_t received() const noexcept { return received_ + progress_; }
 
  private:
   void run();
@@ -93,6 +95,7 @@ class Stager {
   std::atomic<std::uint64_t> cancel_op_{0};  ///< this operation and all before it are given up
   std::atomic<bool> stop_{false};
   std::atomic<std::uint64_t> progress_{0};
+  std::atomic<std::uint64_t> received_{0};  ///< by the operations before
 
   // The stager thread's own.
   Sources sources_;

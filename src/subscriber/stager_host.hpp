@@ -1,7 +1,9 @@
 // What the stager's thread asks of the subscriber it works for.
 #pragma once
 
+#include <array>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -11,6 +13,10 @@
 #include "subscriber/image.hpp"
 
 namespace weightcast::subscriber {
+
+/// By TransportChoice.
+using TransportBytes =
+    std::array<std::uint64_t, static_cast<std::size_t>(TransportChoice::kNccl) + 1>;
 
 /// Something that the subscriber's machine and status have to know, in this order.
 struct StageEvent {
@@ -30,6 +36,8 @@ struct StageEvent {
   std::chrono::nanoseconds took{0};
   Activation activation = Activation::kView;
   std::string text{};
+  std::string why{};  ///< kSources
+  TransportBytes bytes{};  ///< kSources: how much of it comes over which
 };
 
 /// Called from the stager's thread.

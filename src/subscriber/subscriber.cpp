@@ -1,6 +1,7 @@
 #include <weightcast/subscriber.hpp>
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -16,18 +17,21 @@
 #include "base/trace_use.hpp"
 #include "driver/cuda.hpp"
 #include "driver/nccl.hpp"
+#include "metrics/use.hpp"
 #include "protocol/receiver.hpp"
 #include "stream/coordinator_link.hpp"
 #include "stream/job_keys.hpp"
 #include "stream/rendezvous.hpp"
 #include "stream/wait.hpp"
 #include "stream/waker.hpp"
+#include "subscriber/attempt_counts.hpp"
 #include "subscriber/device_memory.hpp"
 #include "subscriber/host_memory.hpp"
 #include "subscriber/leases.hpp"
 #include "subscriber/network.hpp"
 #include "subscriber/options.hpp"
 #include "subscriber/serving.hpp"
+#include "subscriber/subscriber_metrics.hpp"
 #include "subscriber/stager.hpp"
 #include "subscriber/stager_host.hpp"
 
@@ -50,6 +54,8 @@ protocol::ReceiverConfig receiver_config(const SubscriberOptions& options,
   config.over_network = subscriber::is_over_network(options);
   config.relay_endpoint = relay_endpoint;
   config.clock = base::host_identity();
+  config.host = base::host_name();
+  config.pid = static_cast<std::uint64_t>(::getpid());
   config.heartbeat = options.heartbeat;
   config.member_timeout = options.member_timeout;
   const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
@@ -70,7 +76,7 @@ void note(const StageEvent& event, SubscriberStatus& status) {
     case Kind::kBecomeInPlace:
       if (event.status) {
         status.last_stage = event.took;
-      } else if (event.status.code() != Code::kCancelled) {
+      } else if (subscriber::AttemptCounts::is_failure(event)) {
         ++status.failed;
         status.last_failure = event.status.to_string();
       }
@@ -81,8 +87,21 @@ void note(const StageEvent& event, SubscriberStatus& status) {
       status.activation = event.activation;
       status.activation_reason = event.text;
       break;
-    case Kind::kSources: status.transport = event.text; break;
+    case Kind::kSources:
+      status.transport = event.text;
+      status.transport_reason = event.why;
+      break;
   }
+}
+
+protocol::ReceiverReport report_of(const SubscriberStatus& status) {
+  const bool is_chosen = status.applied != 0 || !status.transport.empty();
+  return {.activation = is_chosen ? subscriber::activation_name(status.activation) : "",
+          .activation_reason = status.activation_reason,
+          .transport = status.transport,
+          .transport_reason = status.transport_reason,
+          .received_bytes = status.received_bytes,
+          .leases = status.leases};
 }
 
 Status without_cuda(const SubscriberOptions& options, const Status& why) {
@@ -109,7 +128,7 @@ Status without_nccl(const SubscriberOptions& options) {
 class Subscriber::Impl : public subscriber::StagerHost {
  public:
   /// @param cuda null where images lie in host memory
-  Impl(SubscriberOptions options, base::TraceUse trace, std::string place, stream::Keys keys,
+  Impl(SubscriberOptions options, base::TraceUse trace, metrics::Use shown, std::string place, stream::Keys keys,
        std::shared_ptr<Applier> applier, std::shared_ptr<driver::Cuda> cuda,
        std::shared_ptr<subscriber::ImageMemory> memory);
   ~Impl() override;
@@ -154,11 +173,13 @@ class Subscriber::Impl : public subscriber::StagerHost {
   std::optional<protocol::Receiver> receiver_;  ///< from start() on: it says where this engine serves
   stream::CoordinatorLink link_;
   std::unique_ptr<subscriber::Stager> stager_;
+  subscriber::AttemptCounts attempts_;
   std::thread thread_;
+  metrics::Use metrics_;
 };
 
-Subscriber::Impl::Impl(SubscriberOptions options, base::TraceUse trace, std::string place,
-                       stream::Keys keys, std::shared_ptr<Applier> applier,
+Subscriber::Impl::Impl(SubscriberOptions options, base::TraceUse trace, metrics::Use shown,
+                       std::string place, stream::Keys keys, std::shared_ptr<Applier> applier,
                        std::shared_ptr<driver::Cuda> cuda,
                        std::shared_ptr<subscriber::ImageMemory> memory)
     : options_(std::move(options)),
@@ -166,7 +187,8 @@ Subscriber::Impl::Impl(SubscriberOptions options, base::TraceUse trace, std::str
       place_(std::move(place)),
       room_(std::make_shared<subscriber::ImageRoom>(options_.job, std::move(memory))),
       network_(options_, place_, std::move(cuda)),
-      link_({place_, options_.coordinator, std::move(keys)}) {
+      link_({place_, options_.coordinator, std::move(keys)}),
+      metrics_(std::move(shown)) {
   serving_.update([&](SubscriberStatus& status) {
     const bool chosen = options_.activation != Activation::kAuto;
     status.activation = chosen ? options_.activation : Activation::kView;
@@ -183,10 +205,14 @@ Status Subscriber::Impl::start() {
   stager_->start();
   const base::ScopedSignalMask mask;
   thread_ = std::thread([this] { run(); });
+  metrics_.watch([this](metrics::Samples& samples) {
+    subscriber::add_samples(options_, serving_, *leases_, attempts_, samples);
+  });
   return Status::ok();
 }
 
 Subscriber::Impl::~Impl() {
+  metrics_ = {};  // nobody looks after this
   stop_ = true;
   waker_.wake();
   serving_.stop();
@@ -200,7 +226,7 @@ void Subscriber::Impl::run() {
     try {
       turn();
     } catch (const std::exception& error) {
-      base::log(LogLevel::kError, std::string("event=receiver_loop_failed why=\"") + error.what() + "\"");
+      base::log(LogLevel::kError, "receiver_loop_failed", {{"why", error.what()}});
       return;
     }
   }
@@ -223,6 +249,7 @@ void Subscriber::Impl::turn() {
   receiver_->set_lagging(now, stager_->switch_overdue() ||
                                  (oldest && now - *oldest > options_.lease_deadline));
   receiver_->set_progress(stager_->progress());
+  if (receiver_->wants_report(now)) receiver_->set_report(report_of(serving_.status()));
   receiver_->tick(now);
   flush_machine();
   publish_state();
@@ -252,6 +279,7 @@ void Subscriber::Impl::take_events() {
     events.swap(events_);
   }
   if (events.empty()) return;
+  for (const StageEvent& event : events) attempts_.note(event);
   serving_.update([&](SubscriberStatus& status) {
     for (const StageEvent& event : events) note(event, status);
   });
@@ -295,6 +323,7 @@ void Subscriber::Impl::publish_state() {
     status.rejoined = receiver_->rejoined();
     status.lagging = receiver_->lagging();
     status.dropped_messages = link_.malformed();
+    status.received_bytes = stager_->received();
     network_.note_counters(status);
   });
 }
@@ -348,6 +377,8 @@ Result<Subscriber> Subscriber::open(SubscriberOptions options, std::shared_ptr<A
     if (!keys) return keys.status();
     auto trace = base::TraceUse::open(options.trace, options.name, "engine " + options.name);
     if (!trace) return trace.status();
+    auto shown = metrics::Use::open(options.metrics, options.name);
+    if (!shown) return shown.status();
     std::shared_ptr<driver::Cuda> cuda;
     std::shared_ptr<subscriber::ImageMemory> memory = std::make_shared<subscriber::HostMemory>();
     if (options.device >= 0) {
@@ -358,9 +389,9 @@ Result<Subscriber> Subscriber::open(SubscriberOptions options, std::shared_ptr<A
       if (!opened) return opened.status();
       memory = std::move(*opened);
     }
-    auto impl = std::make_unique<Impl>(std::move(options), std::move(*trace), std::move(*place),
-                                       std::move(*keys), std::move(applier), std::move(cuda),
-                                       std::move(memory));
+    auto impl = std::make_unique<Impl>(std::move(options), std::move(*trace), std::move(*shown),
+                                       std::move(*place), std::move(*keys), std::move(applier),
+                                       std::move(cuda), std::move(memory));
     if (Status status = impl->start(); !status) return status;
     return Subscriber(std::move(impl));
   } catch (const std::exception& error) {

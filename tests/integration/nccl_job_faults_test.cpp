@@ -101,9 +101,10 @@ TEST_F(NcclJobFaults, AfterThreeFailuresAnEngineGoesOnOverAnotherTransport) {
   bring();
   bring();
   EXPECT_TRUE(lines.contain("event=nccl_fell_back"));
-  const std::string transport = engines[0]->status().transport;
-  EXPECT_TRUE(transport.starts_with("shm (nccl: NCCL failed 3 times")) << transport;
-  EXPECT_TRUE(has(transport, "the link is broken")) << transport;
+  EXPECT_EQ(engines[0]->status().transport, "shm");
+  const std::string why = engines[0]->status().transport_reason;
+  EXPECT_TRUE(has(why, "(nccl: NCCL failed 3 times")) << why;
+  EXPECT_TRUE(has(why, "the link is broken")) << why;
 }
 
 TEST_F(NcclJobFaults, SurvivorsOfAGpuThatDiesInTheMiddleGoOn) {
@@ -188,9 +189,9 @@ TEST_F(NcclJobFaults, AnAbortThatNeverEndsCostsNcclAndNothingElse) {
   nccl->fail("receive", Status(Code::kInternal, "injected"), 3);
   bring();
   bring();
-  const std::string transport = engines[0]->status().transport;
-  EXPECT_TRUE(transport.starts_with("shm (nccl: ")) << transport;
-  EXPECT_TRUE(has(transport, "did not end in time")) << transport;
+  EXPECT_EQ(engines[0]->status().transport, "shm");
+  const std::string why = engines[0]->status().transport_reason;
+  EXPECT_TRUE(has(why, "did not end in time")) << why;
   EXPECT_TRUE(eventually([&] { return lines.contain("event=nccl_lost"); }));
   nccl->release_aborts();
 }
@@ -240,8 +241,9 @@ TEST_F(NcclJobFaults, OfTwoEnginesOnOneGpuTheOtherTakesAnotherTransport) {
   other.name = "another";
   add_engine(other);
   for (int i = 0; i < 3; ++i) bring();
-  const std::string both = engines[0]->status().transport + engines[1]->status().transport;
-  EXPECT_TRUE(has(both, "shm (nccl: engine ")) << both;
+  const std::string both =
+      engines[0]->status().transport_reason + engines[1]->status().transport_reason;
+  EXPECT_NE(is_over_nccl(0), is_over_nccl(1));
   EXPECT_TRUE(has(both, "by the same GPU")) << both;
 }
 
@@ -253,8 +255,9 @@ TEST_F(NcclJobFaults, ALayoutOfSlicesComesAnotherWayAndSaysWhy) {
   add_engine(options);
   publish();
   ASSERT_TRUE(engines[0]->wait_for(1, soon())) << engines[0]->status().last_failure;
-  const std::string transport = engines[0]->status().transport;
-  EXPECT_TRUE(has(transport, "shm (nccl: this engine takes slices")) << transport;
+  EXPECT_EQ(engines[0]->status().transport, "shm");
+  const std::string why = engines[0]->status().transport_reason;
+  EXPECT_TRUE(has(why, "(nccl: this engine takes slices")) << why;
 }
 
 TEST_F(NcclJobFaults, WithoutADeviceNcclIsRefusedWithTheReason) {

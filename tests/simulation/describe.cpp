@@ -54,6 +54,8 @@ std::string describe_body(const protocol::Capturing& it) {
   return "Capturing grant=" + to_string(it.grant_ordinal) + " point=" + to_string(it.point);
 }
 std::string describe_body(const protocol::Ahead& it) { return "Ahead number=" + to_string(it.number); }
+std::string describe_body(const protocol::StatusRequest&) { return "StatusRequest"; }
+std::string describe_body(const protocol::StatusAnswer&) { return "StatusAnswer"; }
 
 }  // namespace
 

@@ -6,9 +6,9 @@
 
 namespace weightcast::simulation {
 namespace {
-constexpr Duration kSeekPeriod = 50ms;
+constexpr Duration kReceiverSeekPeriod = 50ms;
 /// A continued process takes in a full inbox, and answers each message at most twice.
-constexpr std::size_t kOutboxBound = 600;
+constexpr std::size_t kReceiverOutboxBound = 600;
 constexpr std::uint64_t kStaleAnnouncementPermille = 300;
 }  // namespace
 
@@ -141,7 +141,7 @@ void Engine::exchange() {
   for (;;) {
     auto actions = receiver_->take_actions();
     auto messages = receiver_->take_outbox();
-    if (messages.size() > kOutboxBound) world_.truth.fail("5 bounded", "a receiver's outbox");
+    if (messages.size() > kReceiverOutboxBound) world_.truth.fail("5 bounded", "a receiver's outbox");
     if (actions.empty() && messages.empty()) return;
     for (protocol::ReceiverAction& action : actions) perform(std::move(action));
     for (protocol::Message& message : messages) {
@@ -152,7 +152,7 @@ void Engine::exchange() {
 
 void Engine::seek_coordinator() {
   if (receiver_->attached() || now() < next_seek_) return;
-  next_seek_ = now() + kSeekPeriod;
+  next_seek_ = now() + kReceiverSeekPeriod;
   if (receiver_->take_reconnect()) connected_to_ = 0;
   Pid announced = world_.announced();
   // It may have read the announcement just before a newer run replaced it.

@@ -357,6 +357,7 @@ void Trainer::turn() {
   if (due || dirty_) {
     if (coordinator_) {
       coordinator_->tick(now());
+      world_.truth.coordinator_shown(coordinator_->picture(now()));
       take_from_coordinator();
     }
     source_->tick(now());

@@ -96,6 +96,24 @@ void Truth::point_captured(const std::string& object, std::uint64_t generation,
   snapshots_.insert_or_assign({object, generation}, std::move(snapshot));
 }
 
+void Truth::coordinator_shown(const JobStatus& picture) {
+  std::uint32_t in_round = 0;
+  for (const JobStatus::Engine& engine : picture.engines) {
+    if (engine.state == EngineState::kInRound) ++in_round;
+    if (engine.staleness > picture.published || engine.bringing > picture.published) {
+      fail("status", engine.name + " is shown with a version that was never published");
+    }
+    if (engine.state == EngineState::kCurrent && engine.serving.number < picture.committed) {
+      fail("status", engine.name + " is shown as current, but is not");
+    }
+  }
+  const std::uint32_t of_round = picture.round ? picture.round->engines : 0;
+  if (in_round > of_round || (picture.round && picture.round->staged > of_round)) {
+    fail("status", "a round is shown without all of its engines");
+  }
+  if (picture.waiting_for.empty()) fail("status", "nothing is said to be waited for");
+}
+
 void Truth::coordinator_said(const Run& run, std::uint64_t committed, bool all_ranks,
                              const std::vector<protocol::Outgoing>& messages) {
   RunRecord& record = runs_[run];

@@ -86,6 +86,8 @@ class Truth {
   };
   void point_captured(const std::string& object, std::uint64_t generation, Snapshot snapshot);
 
+  /// What an observer would be shown holds together.
+  void coordinator_shown(const JobStatus& picture);
   /// Looks at everything that a coordinator said in one call.
   /// @param all_ranks whether it is in touch with every rank
   void coordinator_said(const Run& run, std::uint64_t committed, bool all_ranks,

@@ -20,8 +20,8 @@ using weightcast::Hooked;
 using weightcast::detail::StepListener;
 
 // Writes down what it hears, and the first element of a parameter at that moment.
-struct Recorder final : StepListener {
-  explicit Recorder(torch::Tensor watched = {}) : watched_(std::move(watched)) {}
+struct StepRecorder final : StepListener {
+  explicit StepRecorder(torch::Tensor watched = {}) : watched_(std::move(watched)) {}
   void before_step() noexcept override { note("before"); }
   void after_step() noexcept override { note("after"); }
   void step_failed(const char* why) noexcept override { note(std::string("failed: ") + why); }
@@ -50,7 +50,7 @@ struct ThrowingSgd : torch::optim::SGD {
 TEST(Hooked, CallsBeforeAndAfterAStepThroughTheBaseClass) {
   auto net = make_net();
   Hooked<torch::optim::SGD> optimizer(net->parameters(), torch::optim::SGDOptions(0.5));
-  const auto listener = std::make_shared<Recorder>(net->weight);
+  const auto listener = std::make_shared<StepRecorder>(net->weight);
   optimizer.add_listener(listener);
   const float start = net->weight.flatten()[0].item<float>();
 
@@ -62,7 +62,7 @@ TEST(Hooked, CallsBeforeAndAfterAStepThroughTheBaseClass) {
 
 TEST(Hooked, RunsClosuresBetweenTheHooksAndReturnsTheLoss) {
   auto net = make_net();
-  const auto closure_of = [&](torch::optim::Optimizer& o, Recorder& r) {
+  const auto closure_of = [&](torch::optim::Optimizer& o, StepRecorder& r) {
     return [&net, &o, &r] {
       r.note("closure");
       o.zero_grad();
@@ -75,7 +75,7 @@ TEST(Hooked, RunsClosuresBetweenTheHooksAndReturnsTheLoss) {
   Hooked<torch::optim::LBFGS> lbfgs(net->parameters(), torch::optim::LBFGSOptions(0.1).max_iter(3));
   for (torch::optim::Optimizer* optimizer : {static_cast<torch::optim::Optimizer*>(&adam),
                                              static_cast<torch::optim::Optimizer*>(&lbfgs)}) {
-    const auto listener = std::make_shared<Recorder>();
+    const auto listener = std::make_shared<StepRecorder>();
     dynamic_cast<weightcast::detail::HookPoint&>(*optimizer).add_listener(listener);
 
     const torch::Tensor loss = optimizer->step(closure_of(*optimizer, *listener));
@@ -91,7 +91,7 @@ TEST(Hooked, RunsClosuresBetweenTheHooksAndReturnsTheLoss) {
 TEST(Hooked, TellsOfAStepThatThrowsAndRethrows) {
   auto net = make_net();
   Hooked<ThrowingSgd> optimizer(net->parameters(), torch::optim::SGDOptions(0.5));
-  const auto listener = std::make_shared<Recorder>();
+  const auto listener = std::make_shared<StepRecorder>();
   optimizer.add_listener(listener);
 
   EXPECT_THROW(optimizer.step(), std::runtime_error);
@@ -102,7 +102,7 @@ TEST(Hooked, TellsOfAStepThatThrowsAndRethrows) {
 TEST(Hooked, TellsOfAClosureThatThrows) {
   auto net = make_net();
   Hooked<torch::optim::Adam> optimizer(net->parameters());
-  const auto listener = std::make_shared<Recorder>();
+  const auto listener = std::make_shared<StepRecorder>();
   optimizer.add_listener(listener);
 
   EXPECT_THROW(optimizer.step([]() -> torch::Tensor { throw 7; }), int);
@@ -114,7 +114,7 @@ TEST(Hooked, TellsOfAClosureThatThrows) {
 TEST(Hooked, TakesItsListenersAlongWhenMoved) {
   auto net = make_net();
   Hooked<torch::optim::SGD> first(net->parameters(), torch::optim::SGDOptions(0.5));
-  const auto listener = std::make_shared<Recorder>();
+  const auto listener = std::make_shared<StepRecorder>();
   first.add_listener(listener);
 
   Hooked<torch::optim::SGD> second(std::move(first));
@@ -130,7 +130,7 @@ TEST(Hooked, TakesItsListenersAlongWhenMoved) {
 TEST(Hooked, StaysAttachedWhenANewOptimizerIsAssigned) {
   auto net = make_net();
   Hooked<torch::optim::SGD> optimizer(net->parameters(), torch::optim::SGDOptions(0.5));
-  const auto listener = std::make_shared<Recorder>();
+  const auto listener = std::make_shared<StepRecorder>();
   optimizer.add_listener(listener);
 
   optimizer = Hooked<torch::optim::SGD>(net->parameters(), torch::optim::SGDOptions(0.1));
@@ -142,8 +142,8 @@ TEST(Hooked, StaysAttachedWhenANewOptimizerIsAssigned) {
 TEST(Hooked, ForgetsListenersThatAreGoneAndMayGoBeforeThem) {
   auto net = make_net();
   auto optimizer = std::make_unique<Hooked<torch::optim::SGD>>(net->parameters(), torch::optim::SGDOptions(0.5));
-  auto gone = std::make_shared<Recorder>();
-  const auto stays = std::make_shared<Recorder>();
+  auto gone = std::make_shared<StepRecorder>();
+  const auto stays = std::make_shared<StepRecorder>();
   optimizer->add_listener(gone);
   optimizer->add_listener(stays);
   gone.reset();
@@ -167,7 +167,7 @@ TEST(Hooked, SavesAndLoadsAsItsBase) {
   std::stringstream back;
   torch::save(plain, back);
   Hooked<torch::optim::Adam> again(net->parameters());
-  const auto listener = std::make_shared<Recorder>();
+  const auto listener = std::make_shared<StepRecorder>();
   again.add_listener(listener);
   torch::load(again, back);
 

@@ -16,7 +16,8 @@
 
 #include "torch/job.hpp"
 
-namespace {
+// Their names are as users choose them.
+namespace weightcast_sketches {
 
 using weightcast_test::Job;
 using weightcast_test::kLong;
@@ -208,4 +209,4 @@ TEST(Sketch, OnlyTheActorInAnotherPrecision) {
   EXPECT_EQ(lease->forward(torch::ones({1, 4}, torch::kBFloat16)).scalar_type(), torch::kBFloat16);
 }
 
-}  // namespace
+}  // namespace weightcast_sketches

@@ -51,7 +51,7 @@ Status status_of(std::vector<NamedTensor> tensors, const NameFilter& filter = {}
   return weightcast::list_tensors(std::move(tensors), filter, out);
 }
 
-bool has(const Status& status, const std::string& part) {
+bool says(const Status& status, const std::string& part) {
   return status.message().find(part) != std::string::npos;
 }
 
@@ -147,9 +147,9 @@ TEST(TensorList, RefusesByNameWhatItCannotCarry) {
   const auto refused = [](const char* name, const torch::Tensor& tensor, const std::string& what) {
     const Status status = status_of({{"fine", torch::ones(2)}, {name, tensor}});
     EXPECT_EQ(status.code(), Code::kInvalid) << name;
-    EXPECT_TRUE(has(status, std::string("'") + name + "'")) << status.to_string();
-    EXPECT_TRUE(has(status, what)) << status.to_string();
-    EXPECT_TRUE(has(status, "exclude")) << status.to_string();
+    EXPECT_TRUE(says(status, std::string("'") + name + "'")) << status.to_string();
+    EXPECT_TRUE(says(status, what)) << status.to_string();
+    EXPECT_TRUE(says(status, "exclude")) << status.to_string();
   };
   refused("phase", torch::ones({2}, torch::kComplexFloat), "ComplexFloat");
   refused("sparse", torch::ones({2, 2}).to_sparse(), "to_dense");
@@ -165,7 +165,7 @@ TEST(TensorList, RefusesOneNameForTwoTensors) {
   const Status status = status_of({{"w", one}, {"w", torch::zeros(2)}});
 
   EXPECT_EQ(status.code(), Code::kInvalid);
-  EXPECT_TRUE(has(status, "'w'"));
+  EXPECT_TRUE(says(status, "'w'"));
   EXPECT_EQ(list({{"w", one}, {"w", one}}).tensors.size(), 1u);
 }
 
@@ -195,9 +195,9 @@ TEST(TensorList, SaysWhichPatternMatchesNothingAndThatNothingIsLeft) {
   const Status slip = NameFilter{{"bdoy.*"}, {}}.check(named(net));
   const Status none = status_of(named(net), NameFilter{{}, {"*"}});
 
-  EXPECT_TRUE(has(slip, "'bdoy.*'")) << slip.to_string();
+  EXPECT_TRUE(says(slip, "'bdoy.*'")) << slip.to_string();
   EXPECT_EQ(none.code(), Code::kInvalid);
-  EXPECT_TRUE(has(none, "no tensors")) << none.to_string();
+  EXPECT_TRUE(says(none, "no tensors")) << none.to_string();
 }
 
 TEST(TensorList, SeesWritesToParametersButNotToBuffers) {

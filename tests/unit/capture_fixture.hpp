@@ -20,16 +20,13 @@
 #include "codec/digest.hpp"
 #include "plan/shares.hpp"
 #include "publisher/capture.hpp"
+#include "support/seeded.hpp"
 
 namespace weightcast::publisher::test {
 
 inline Deadline soon() { return Clock::now() + std::chrono::seconds(60); }
 
-inline std::mt19937_64 seeded(const char* test) {
-  const std::uint64_t seed = std::random_device{}();
-  std::printf("%s seed=%llu\n", test, static_cast<unsigned long long>(seed));
-  return std::mt19937_64(seed);
-}
+using weightcast::test::seeded;
 
 // Tensors that own their storage, and a list that looks at them.
 class Policy {

@@ -135,6 +135,8 @@ inline std::vector<std::string> samples_of(const ConfigKey& key) {
     all.push_back(text);
   } else if (key.key == "coordinator" || key.key == "listen") {
     all = {"127.0.0.1:1", "localhost:2", "[::1]:3"};
+  } else if (key.key == "metrics") {
+    all = {"9464", "0.0.0.0:9465", "/tmp/three.prom"};
   } else {
     all = {"one", "two", "three"};
   }

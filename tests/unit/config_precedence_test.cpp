@@ -74,7 +74,9 @@ class PrecedenceTest : public test::ConfigTest {
     std::erase_if(*described, [](const ConfigKey& key) { return key.key == "config"; });
     return *described;
   }
-  static bool is_option(const ConfigKey& key) { return key.key != "log" && key.key != "port"; }
+  static bool is_option(const ConfigKey& key) { 
+    return key.key != "log" && key.key != "log_format" && key.key != "port";
+  }
 
   Settings defaults;
   std::string common;

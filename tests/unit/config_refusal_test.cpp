@@ -24,7 +24,7 @@ TEST_F(RefusalTest, AnUnknownKeyIsNamedWithTheNearestKnownOne) {
   expect_of_file("[worker]\nactivaton = \"view\"\n",
                  {"unknown key \"activaton\"", "job.toml:2", "did you mean activation?"});
   expect_of_file("[trainer]\ncolour = 3\n",
-                 {"unknown key \"colour\"", "expected one of config, log, job"});
+                 {"unknown key \"colour\"", "expected one of config, log, log_format, job"});
   expect_of_file("copy-threads = 3\n",
                  {"unknown key \"copy-threads\"", "did you mean copy_threads?"});
   expect_of_file("layout = 3\n", {"unknown key \"layout\""});

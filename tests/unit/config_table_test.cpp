@@ -57,8 +57,9 @@ TEST_F(TableTest, HasEveryFieldOfThePublishersOptions) {
                         transport, listen, coordinator, advertise, keys, slots, slot_bytes, staging,
                         device_budget, trusted_fabric, dtype,
                         copy_threads, inline_bytes, stall, max_coalesced, compare_every,
-                        min_receivers, max_dirty, heartbeat, member_timeout, attempt_timeout, trace);
-  for (const char* beside : {"config", "log", "port"}) fields.push_back(beside);
+                        min_receivers, max_dirty, heartbeat, member_timeout, attempt_timeout, trace,
+                        metrics);
+  for (const char* beside : {"config", "log", "log_format", "port"}) fields.push_back(beside);
 
   EXPECT_EQ(names_of(table_of<PublisherOptions>()), sorted(fields));
 }
@@ -68,9 +69,9 @@ TEST_F(TableTest, HasEveryFieldOfTheSubscribersOptions) {
   std::vector<std::string> fields = WEIGHTCAST_FIELDS(
       options, job, policy, directory, name, activation, memory_budget, device, layout, transport,
       bucket_bytes, coordinator, advertise, keys, relay, copy_threads, verify_view, max_staleness,
-      serve_detached, lease_deadline, heartbeat, member_timeout, trace);
+      serve_detached, lease_deadline, heartbeat, member_timeout, trace, metrics);
   std::erase(fields, "layout");  // the program's alone: tensors and boxes
-  for (const char* beside : {"config", "log"}) fields.push_back(beside);
+  for (const char* beside : {"config", "log", "log_format"}) fields.push_back(beside);
 
   EXPECT_EQ(names_of(table_of<SubscriberOptions>()), sorted(fields));
 }

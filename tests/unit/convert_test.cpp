@@ -13,15 +13,12 @@
 #include <vector>
 
 #include "codec/convert_kernels.hpp"
+#include "support/seeded.hpp"
 
 namespace weightcast::codec {
 namespace {
 
-std::mt19937_64 seeded(const char* test) {
-  const std::uint64_t seed = std::random_device{}();
-  std::printf("%s seed=%llu\n", test, static_cast<unsigned long long>(seed));
-  return std::mt19937_64(seed);
-}
+using weightcast::test::seeded;
 
 // A 16-bit format by its definition alone: every finite value as a double, and rounding as a
 // search for the nearest. Shares no code or trick with what it judges.

@@ -14,7 +14,7 @@ namespace weightcast::publisher {
 namespace {
 
 using test::Policy;
-using test::seeded;
+using weightcast::test::seeded;
 
 TEST(DevicePlanTest, BoxesAreTheTensorInItsOrder) {
   std::mt19937_64 random = seeded("BoxesAreTheTensorInItsOrder");

@@ -10,17 +10,14 @@
 #include <vector>
 
 #include "codec/digest_kernels.hpp"
+#include "support/seeded.hpp"
 
 namespace weightcast::codec {
 namespace {
 
 using Bytes = std::vector<std::byte>;
 
-std::mt19937_64 seeded(const char* test) {
-  const std::uint64_t seed = std::random_device{}();
-  std::printf("%s seed=%llu\n", test, static_cast<unsigned long long>(seed));
-  return std::mt19937_64(seed);
-}
+using weightcast::test::seeded;
 
 Bytes random_bytes(std::mt19937_64& random, std::size_t count) {
   Bytes bytes(count);

@@ -15,7 +15,7 @@
 namespace weightcast::plan {
 namespace {
 
-constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t kFarthest = std::numeric_limits<std::int64_t>::max();
 
 // "w" of [4, 6], by columns: 0 to 2 on rank 0, 2 to 6 on ranks 1 and 2.
 Manifest columns() {
@@ -71,9 +71,9 @@ TEST(ManifestBoxes, RefusesNumbersThatAreNone) {
   expect_refused({"rank 1", "'w'", "inside [4, 6], got [4, 4] at [0, 3]"},
                  [](Manifest& m) { info_of(m, 1).origin = {0, 3}; });
   expect_refused({"at [-1, 2]"}, [](Manifest& m) { info_of(m, 1).origin = {-1, 2}; });
-  expect_refused({"inside [4, 6]"}, [](Manifest& m) { info_of(m, 1).origin = {kMost, kMost}; });
+  expect_refused({"inside [4, 6]"}, [](Manifest& m) { info_of(m, 1).origin = {kFarthest, kFarthest}; });
   expect_refused({"63 bits"}, [](Manifest& m) {
-    for (int r = 0; r < 3; ++r) info_of(m, r).global_shape = {kMost / 2, 6};
+    for (int r = 0; r < 3; ++r) info_of(m, r).global_shape = {kFarthest / 2, 6};
   });
   expect_refused({"63 bits", "[-4, 6]"}, [](Manifest& m) {
     for (int r = 0; r < 3; ++r) info_of(m, r).global_shape = {-4, 6};

@@ -10,7 +10,7 @@
 namespace weightcast::plan {
 namespace {
 
-ShareEntry entry(const std::string& name, std::uint64_t offset, std::vector<std::int64_t> shape,
+ShareEntry bytes_entry(const std::string& name, std::uint64_t offset, std::vector<std::int64_t> shape,
                  DType dtype = DType::kF32) {
   ShareEntry e;
   e.info.name = name;
@@ -24,8 +24,8 @@ Share good_share(std::uint32_t rank = 0, const std::string& prefix = "") {
   Share share;
   share.rank = rank;
   share.object = "slot";
-  share.entries = {entry(prefix + "weight", 0, {4, 5}), entry(prefix + "bias", 128, {5}),
-                   entry(prefix + "empty", 192, {0, 7}), entry(prefix + "scale", 192, {})};
+  share.entries = {bytes_entry(prefix + "weight", 0, {4, 5}), bytes_entry(prefix + "bias", 128, {5}),
+                   bytes_entry(prefix + "empty", 192, {0, 7}), bytes_entry(prefix + "scale", 192, {})};
   share.entries[0].info.aliases = {prefix + "tied"};
   share.payload_bytes = 196;
   return share;
@@ -124,7 +124,7 @@ TEST(CheckShare, RefusesMoreTensorsThanAnyPolicyHas) {
 
 TEST(CheckShare, RefusesMoreAliasesThanAnyPolicyHas) {
   Share share;
-  share.entries.push_back(entry("w", 0, {0}));
+  share.entries.push_back(bytes_entry("w", 0, {0}));
   for (std::size_t i = 0; i < kMaxTensors; ++i) {
     share.entries[0].info.aliases.push_back(std::to_string(i));
   }

@@ -12,7 +12,7 @@
 namespace weightcast::driver {
 namespace {
 
-constexpr std::uint64_t kBytes = 4096;
+constexpr std::uint64_t kFakeBytes = 4096;
 
 class NcclFakeTest : public ::testing::Test {
  protected:
@@ -28,8 +28,8 @@ class NcclFakeTest : public ::testing::Test {
   void SetUp() override {
     for (int i = 0; i < kRanks; ++i) {
       Rank& rank = ranks_[i];
-      rank.memory = static_cast<std::byte*>(*nccl_.mem_alloc(i, kBytes));
-      std::memset(rank.memory, i + 1, kBytes);
+      rank.memory = static_cast<std::byte*>(*nccl_.mem_alloc(i, kFakeBytes));
+      std::memset(rank.memory, i + 1, kFakeBytes);
       rank.stream = *cuda_->create_stream(i, false);
       rank.event = *cuda_->create_event(i, false);
     }
@@ -65,7 +65,7 @@ class NcclFakeTest : public ::testing::Test {
     EXPECT_TRUE(done);
     return done && *done;
   }
-  void broadcast(int i, int root, std::uint64_t bytes = kBytes) {
+  void broadcast(int i, int root, std::uint64_t bytes = kFakeBytes) {
     Rank& rank = ranks_[i];
     ASSERT_TRUE(nccl_.broadcast(rank.comm, rank.memory, rank.memory, bytes, root, rank.stream));
     ASSERT_TRUE(cuda_->record(i, rank.event, rank.stream));
@@ -103,7 +103,7 @@ TEST_F(NcclFakeTest, ABroadcastWaitsForTheLastStreamToComeToIt) {
   cuda_->run_all();
   for (int i = 0; i < kRanks; ++i) {
     EXPECT_TRUE(is_done(i));
-    EXPECT_EQ(ranks_[i].memory[kBytes - 1], std::byte{2});
+    EXPECT_EQ(ranks_[i].memory[kFakeBytes - 1], std::byte{2});
   }
 }
 
@@ -113,10 +113,10 @@ TEST_F(NcclFakeTest, SendsMeetTheirReceivesAndAGroupIsOneKernel) {
   std::vector<std::byte*> to;
   for (int i = 0; i < kRanks; ++i) {
     Rank& rank = ranks_[i];
-    to.push_back(static_cast<std::byte*>(*cuda_->allocate(i, kBytes)));
+    to.push_back(static_cast<std::byte*>(*cuda_->allocate(i, kFakeBytes)));
     ASSERT_TRUE(nccl_.group_start());
-    ASSERT_TRUE(nccl_.send(rank.comm, rank.memory, kBytes, (i + 1) % kRanks, rank.stream));
-    ASSERT_TRUE(nccl_.receive(rank.comm, to[i], kBytes, (i + kRanks - 1) % kRanks, rank.stream));
+    ASSERT_TRUE(nccl_.send(rank.comm, rank.memory, kFakeBytes, (i + 1) % kRanks, rank.stream));
+    ASSERT_TRUE(nccl_.receive(rank.comm, to[i], kFakeBytes, (i + kRanks - 1) % kRanks, rank.stream));
     ASSERT_TRUE(nccl_.group_end());
     ASSERT_TRUE(cuda_->record(i, rank.event, rank.stream));
   }
@@ -187,7 +187,7 @@ TEST_F(NcclFakeTest, ErrorsComeWhereTheyAreWanted) {
   nccl_.fail("broadcast", Status(Code::kInternal, "wanted"), 2);
   broadcast(0, 0);
   const auto refused =
-      nccl_.broadcast(ranks_[1].comm, nullptr, ranks_[1].memory, kBytes, 0, ranks_[1].stream);
+      nccl_.broadcast(ranks_[1].comm, nullptr, ranks_[1].memory, kFakeBytes, 0, ranks_[1].stream);
   EXPECT_EQ(refused.status().message(), "wanted");
   nccl_.fail("state", Status(Code::kUnavailable, "gone"));
   EXPECT_EQ(nccl_.state(ranks_[1].comm).status().message(), "gone");

@@ -10,20 +10,20 @@
 namespace weightcast::plan {
 namespace {
 
-constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+constexpr std::uint64_t kGroupMiB = std::uint64_t{1} << 20;
 
 /// `gpus` members a host; hosts are told apart by `kind`.
 NcclFacts facts(std::uint32_t sources, std::uint32_t receivers, std::uint32_t gpus = 1) {
   NcclFacts facts;
   for (std::uint32_t i = 0; i < sources; ++i) {
     facts.sources.push_back({i, "trainer" + std::to_string(i / gpus),
-                             "GPU-t" + std::to_string(i), 5 * kMiB + 64 * i});
+                             "GPU-t" + std::to_string(i), 5 * kGroupMiB + 64 * i});
   }
   for (std::uint32_t i = 0; i < receivers; ++i) {
     facts.receivers.push_back({"engine" + std::to_string(1000 + i),
                                "rollout" + std::to_string(i / gpus), "GPU-e" + std::to_string(i)});
   }
-  facts.bucket_bytes = kMiB;
+  facts.bucket_bytes = kGroupMiB;
   return facts;
 }
 
@@ -305,7 +305,7 @@ TEST(NcclGroupsTest, OddCountsAreSound) {
     some.mode = number(0, 1) == 0 ? NcclMode::kBroadcast : NcclMode::kP2p;
     some.max_communicators = number(1, 4);
     some.within_hosts = number(0, 3) == 0;
-    for (NcclSource& source : some.sources) source.payload_bytes = number(0, 5) * (kMiB / 2);
+    for (NcclSource& source : some.sources) source.payload_bytes = number(0, 5) * (kGroupMiB / 2);
     for (NcclReceiver& receiver : some.receivers) {
       if (number(0, 4) != 0) continue;  // beside a source, on its GPU or on another
       const NcclSource& source = some.sources[number(0, 1000) % some.sources.size()];

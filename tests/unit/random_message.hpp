@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "protocol/message.hpp"
+#include "protocol/report.hpp"
 
 namespace weightcast::protocol {
 
@@ -53,6 +54,67 @@ class RandomMessage {
   }
   std::string name() { return from("abcXYZ019._:@-", 1, 128); }
   std::string text() { return from("abc XYZ.,'\"\\\xc3\xa9", 0, 4096); }
+
+  std::string reason() { return from("abc XYZ.,'\"\\\xc3\xa9", 0, 512); }
+  std::int64_t time() { return static_cast<std::int64_t>(u64() >> 1); }
+
+  std::optional<SourceReport> source_report() {
+    if (flip()) return std::nullopt;
+    return SourceReport{.blocked = reason(), .staging = reason(), .transport = reason(),
+                        .transport_reason = reason(), .slots = u32(), .slot_bytes = u64(),
+                        .captured = u64(), .coalesced = u64(), .voided = u64(),
+                        .sent_bytes = u64(), .last_capture_ns = time(), .last_hook_ns = time(),
+                        .last_fence_ns = time()};
+  }
+
+  std::optional<ReceiverReport> receiver_report() {
+    if (flip()) return std::nullopt;
+    return ReceiverReport{.activation = reason(), .activation_reason = reason(),
+                          .transport = reason(), .transport_reason = reason(),
+                          .received_bytes = u64(), .leases = u32()};
+  }
+
+  JobStatus job_status() {
+    JobStatus out{.job = name(), .policy = name(), .run = run(),
+                  .mode = flip() ? Mode::kP2p : Mode::kBroadcast,
+                  .listening = from("tcp:/.0", 0, 300), .world_size = u32(),
+                  .min_receivers = u32(), .published = u64(), .committed = u64(), .round = {},
+                  .waiting_for = reason(), .commits = u64(), .rounds_aborted = u64(),
+                  .engines_evicted = u64(), .points_void = u64(), .refused = u64(),
+                  .last_applied = u64(), .last_apply = Duration(time()), .trainers = {},
+                  .engines = {}, .left_out = u32(), .gone = {}};
+    if (flip()) out.round = {u64(), flip(), Duration(time()), u32(), u32()};
+    for (std::uint64_t i = below(4); i > 0; --i) {
+      JobStatus::Trainer& trainer = out.trainers.emplace_back();
+      trainer.rank = static_cast<std::uint32_t>(below(65536));
+      trainer.host = from("abc-0", 0, 300);
+      trainer.pid = u64();
+      trainer.silence = Duration(time());
+      trainer.next_point = u64();
+      if (const auto report = source_report()) fill(trainer, *report);
+    }
+    for (std::uint64_t i = below(4); i > 0; --i) {
+      JobStatus::Engine& engine = out.engines.emplace_back();
+      engine.name = name();
+      engine.host = from("abc-0", 0, 300);
+      engine.pid = u64();
+      engine.state = static_cast<EngineState>(1 + below(7));
+      engine.silence = Duration(time());
+      engine.serving = version();
+      engine.staleness = u64();
+      engine.bringing = u64();
+      engine.progress = u64();
+      if (const auto report = receiver_report()) fill(engine, *report);
+      engine.last_stage = Duration(time());
+      engine.last_switch = Duration(time());
+      engine.last_apply = Duration(time());
+      engine.trouble = reason();
+    }
+    for (std::uint64_t i = below(17); i > 0; --i) {
+      out.gone.push_back({name(), reason(), Duration(time())});
+    }
+    return out;
+  }
 
   plan::Share share(std::uint32_t rank) {
     plan::Share out;
@@ -132,12 +194,14 @@ class RandomMessage {
                      .launch = from("abc /0", 0, 1024), .policy = name(), .highest_run = run(),
                      .serving = version(), .next_point = u64(), .in_place = flip(),
                      .over_network = flip(),
-                     .clock = from("abc-0", 0, 300), .relay_endpoint = from("tcp:/.0", 0, 300)};
+                     .clock = from("abc-0", 0, 300), .relay_endpoint = from("tcp:/.0", 0, 300),
+                     .host = from("abc-0", 0, 300), .pid = u64()};
       }
       case 1:
         role = kSource;
         return SourceState{.sequence = u64(), .next_point = u64(), .waiting = flip(), .ready = flip(),
-                           .grant_ordinal = u64(), .grant_void = flip(), .void_reason = text()};
+                           .grant_ordinal = u64(), .grant_void = flip(), .void_reason = text(),
+                           .report = source_report()};
       case 2: {
         role = kSource;
         Sealed out{.grant_ordinal = u64(), .point = u64(), .layout_fingerprint = u64(),
@@ -154,7 +218,8 @@ class RandomMessage {
         return ReceiverState{.sequence = u64(), .attempt = u64(),
                              .phase = static_cast<Phase>(below(5)), .failure = text(),
                              .serving = version(), .lagging = flip(), .applied_at_ns = i64(),
-                             .dirty = flip(), .progress = u64()};
+                             .dirty = flip(), .progress = u64(),
+                             .report = receiver_report()};
       case 4:
         role = kSource;
         return FlushRequest{.ordinal = u64(), .point = u64(), .grant_ordinal = u64()};
@@ -195,6 +260,8 @@ class RandomMessage {
         for (std::uint32_t r = 0; r < ranks; ++r) out.manifest.shares.push_back(share(r));
         return out;
       }
+      case 14: return StatusRequest{.ordinal = u64()};
+      case 15: return StatusAnswer{.ordinal = u64(), .status = job_status()};
       default: {
         role = kSource;
         Verdict out{.ordinal = u64(), .number = u64(), .applied = {}, .lost = {},

@@ -11,15 +11,12 @@
 #include <vector>
 
 #include "plan/manifest.hpp"
+#include "support/seeded.hpp"
 
 namespace weightcast::plan {
 namespace {
 
-std::mt19937_64 seeded(const char* test) {
-  const std::uint64_t seed = std::random_device{}();
-  std::printf("%s seed=%llu\n", test, static_cast<unsigned long long>(seed));
-  return std::mt19937_64(seed);
-}
+using weightcast::test::seeded;
 
 TensorInfo tensor(const std::string& name, std::int64_t elements, bool buffer = false,
                   DType dtype = DType::kU8) {

@@ -7,7 +7,7 @@
 namespace weightcast::subscriber {
 namespace {
 
-const Version kVersion{{1, 2}, 3};
+const Version kWanted{{1, 2}, 3};
 
 plan::Share share_of(const std::string& host, const std::string& endpoint) {
   plan::Share share;
@@ -20,7 +20,7 @@ plan::Share share_of(const std::string& host, const std::string& endpoint) {
   return share;
 }
 
-struct Case {
+struct Choice {
   const char* name;
   const char* host;
   const char* endpoint;
@@ -28,11 +28,11 @@ struct Case {
   const char* expected;  ///< "shm", the endpoint, or words of the refusal
 };
 
-class ShareSourceChoice : public ::testing::TestWithParam<Case> {};
+class ShareSourceChoice : public ::testing::TestWithParam<Choice> {};
 
 TEST_P(ShareSourceChoice, IsTheBestThatBothEndsShare) {
-  const Case& given = GetParam();
-  const auto source = choose_source(share_of(given.host, given.endpoint), kVersion, "",
+  const Choice& given = GetParam();
+  const auto source = choose_source(share_of(given.host, given.endpoint), kWanted, "",
                                     given.wanted, "here");
   const std::string expected = given.expected;
   if (!source) {
@@ -43,7 +43,7 @@ TEST_P(ShareSourceChoice, IsTheBestThatBothEndsShare) {
   }
   EXPECT_EQ(source->transport == TransportChoice::kShm ? "shm" : source->address.endpoint, expected);
   EXPECT_EQ(source->address.object, "object");
-  EXPECT_EQ(source->address.version, kVersion);
+  EXPECT_EQ(source->address.version, kWanted);
   EXPECT_EQ(source->address.generation, 5u);
   EXPECT_EQ(source->address.payload_bytes, 6u);
   EXPECT_FALSE(source->address.from_engine);
@@ -52,28 +52,28 @@ TEST_P(ShareSourceChoice, IsTheBestThatBothEndsShare) {
 INSTANTIATE_TEST_SUITE_P(
     Cases, ShareSourceChoice,
     ::testing::Values(
-        Case{"SameHost", "here", "tcp://a:1", TransportChoice::kAuto, "shm"},
-        Case{"NoHost", "", "", TransportChoice::kAuto, "shm"},
-        Case{"SameHostShm", "here", "", TransportChoice::kShm, "shm"},
-        Case{"SameHostTcp", "here", "tcp://a:1", TransportChoice::kTcp, "tcp://a:1"},
-        Case{"OtherHost", "there", "tcp://a:1", TransportChoice::kAuto, "tcp://a:1"},
-        Case{"OtherHostWithoutEndpoint", "there", "", TransportChoice::kAuto,
+        Choice{"SameHost", "here", "tcp://a:1", TransportChoice::kAuto, "shm"},
+        Choice{"NoHost", "", "", TransportChoice::kAuto, "shm"},
+        Choice{"SameHostShm", "here", "", TransportChoice::kShm, "shm"},
+        Choice{"SameHostTcp", "here", "tcp://a:1", TransportChoice::kTcp, "tcp://a:1"},
+        Choice{"OtherHost", "there", "tcp://a:1", TransportChoice::kAuto, "tcp://a:1"},
+        Choice{"OtherHostWithoutEndpoint", "there", "", TransportChoice::kAuto,
              "the trainer serves no tcp; set its option listen"},
-        Case{"SameHostTcpWithoutEndpoint", "here", "", TransportChoice::kTcp,
+        Choice{"SameHostTcpWithoutEndpoint", "here", "", TransportChoice::kTcp,
              "no endpoint for transport tcp: the trainer serves no tcp"},
-        Case{"OtherHostShm", "there", "tcp://a:1", TransportChoice::kShm,
+        Choice{"OtherHostShm", "there", "tcp://a:1", TransportChoice::kShm,
              "transport shm reaches one host only"}),
     [](const auto& given) { return std::string(given.param.name); });
 
-class DeviceShareChoice : public ::testing::TestWithParam<Case> {};
+class DeviceShareChoice : public ::testing::TestWithParam<Choice> {};
 
 TEST_P(DeviceShareChoice, IsReadWhereItsDeviceIs) {
-  const Case& given = GetParam();
+  const Choice& given = GetParam();
   plan::Share share = share_of(given.host, given.endpoint);
   share.device = "GPU-1";
   share.device_memory = std::string(plan::kDeviceHandleBytes, 'h');
   share.device_offset = 640;
-  const auto source = choose_source(share, kVersion, "", given.wanted, "here");
+  const auto source = choose_source(share, kWanted, "", given.wanted, "here");
   const std::string expected = given.expected;
   if (!source) {
     EXPECT_EQ(source.status().code(), Code::kUnavailable);
@@ -91,20 +91,20 @@ TEST_P(DeviceShareChoice, IsReadWhereItsDeviceIs) {
 INSTANTIATE_TEST_SUITE_P(
     Cases, DeviceShareChoice,
     ::testing::Values(
-        Case{"SameHost", "here", "", TransportChoice::kAuto, "cuda_ipc"},
-        Case{"SameHostAndServed", "here", "tcp://a:1", TransportChoice::kAuto, "cuda_ipc"},
-        Case{"SameHostCudaIpc", "here", "", TransportChoice::kCudaIpc, "cuda_ipc"},
-        Case{"SameHostTcp", "here", "tcp://a:1", TransportChoice::kTcp, "tcp://a:1"},
-        Case{"OtherHost", "there", "tcp://a:1", TransportChoice::kAuto, "tcp://a:1"},
-        Case{"OtherHostWithoutEndpoint", "there", "", TransportChoice::kAuto, "staging to host"},
-        Case{"OtherHostCudaIpc", "there", "tcp://a:1", TransportChoice::kCudaIpc,
+        Choice{"SameHost", "here", "", TransportChoice::kAuto, "cuda_ipc"},
+        Choice{"SameHostAndServed", "here", "tcp://a:1", TransportChoice::kAuto, "cuda_ipc"},
+        Choice{"SameHostCudaIpc", "here", "", TransportChoice::kCudaIpc, "cuda_ipc"},
+        Choice{"SameHostTcp", "here", "tcp://a:1", TransportChoice::kTcp, "tcp://a:1"},
+        Choice{"OtherHost", "there", "tcp://a:1", TransportChoice::kAuto, "tcp://a:1"},
+        Choice{"OtherHostWithoutEndpoint", "there", "", TransportChoice::kAuto, "staging to host"},
+        Choice{"OtherHostCudaIpc", "there", "tcp://a:1", TransportChoice::kCudaIpc,
              "transport cuda_ipc reaches one host only"},
-        Case{"SameHostShm", "here", "", TransportChoice::kShm, "which transport shm does not read"},
-        Case{"Nccl", "here", "", TransportChoice::kNccl, "does not come over nccl"}),
+        Choice{"SameHostShm", "here", "", TransportChoice::kShm, "which transport shm does not read"},
+        Choice{"Nccl", "here", "", TransportChoice::kNccl, "does not come over nccl"}),
     [](const auto& given) { return std::string(given.param.name); });
 
 TEST(ShareSourceChoice, SharedMemoryIsNotReadOverCudaIpc) {
-  const auto source = choose_source(share_of("here", "tcp://a:1"), kVersion, "",
+  const auto source = choose_source(share_of("here", "tcp://a:1"), kWanted, "",
                                     TransportChoice::kCudaIpc, "here");
   EXPECT_EQ(source.status().code(), Code::kUnavailable);
   EXPECT_NE(source.status().message().find("staging to device"), std::string::npos);
@@ -170,12 +170,12 @@ TEST(ShareSourceChoice, AnEndpointForNcclAloneIsNotReadOverTcp) {
 }
 
 TEST(ShareSourceChoice, ARelayServesAllShares) {
-  const auto source = choose_source(share_of("here", "tcp://a:1"), kVersion, "tcp://engine:2",
+  const auto source = choose_source(share_of("here", "tcp://a:1"), kWanted, "tcp://engine:2",
                                     TransportChoice::kAuto, "here");
   ASSERT_TRUE(source);
   EXPECT_EQ(source->address.endpoint, "tcp://engine:2");
   EXPECT_TRUE(source->address.from_engine);
-  EXPECT_EQ(choose_source(share_of("here", ""), kVersion, "tcp://engine:2", TransportChoice::kShm,
+  EXPECT_EQ(choose_source(share_of("here", ""), kWanted, "tcp://engine:2", TransportChoice::kShm,
                           "here")
                 .status()
                 .code(),
@@ -187,7 +187,7 @@ class SourcesTest : public ::testing::Test {
  protected:
   SourcesTest() : sources(set(), TransportChoice::kAuto, {1, 4}) {
     for (const char* object : {"object", "other"}) {
-      board->put(object, kVersion, 6, [](std::span<std::byte>) {});
+      board->put(object, kWanted, 6, [](std::span<std::byte>) {});
     }
   }
 
@@ -218,7 +218,7 @@ class SourcesTest : public ::testing::Test {
 };
 
 TEST_F(SourcesTest, OpensEachTransportOnceAndOneLaneASource) {
-  const auto chosen = sources.choose(kVersion, manifest("there"), "");
+  const auto chosen = sources.choose(kWanted, manifest("there"), "");
   ASSERT_TRUE(chosen) << chosen.status().to_string();
   EXPECT_EQ(describe_sources(*chosen, ""), "shm and tcp");
   const auto first = sources.open(4, (*chosen)[0]);
@@ -233,7 +233,7 @@ TEST_F(SourcesTest, OpensEachTransportOnceAndOneLaneASource) {
 }
 
 TEST_F(SourcesTest, ARelayIsOneLaneForAllShares) {
-  const auto chosen = sources.choose(kVersion, manifest("here"), "tcp://engine:2");
+  const auto chosen = sources.choose(kWanted, manifest("here"), "tcp://engine:2");
   ASSERT_TRUE(chosen);
   EXPECT_EQ(describe_sources(*chosen, "tcp://engine:2"), "tcp from tcp://engine:2");
   const auto first = sources.open(4, (*chosen)[0]);
@@ -246,14 +246,14 @@ TEST_F(SourcesTest, ARelayIsOneLaneForAllShares) {
 TEST_F(SourcesTest, SaysWhichShareHasNoWay) {
   plan::Manifest wrong = manifest("there");
   wrong.shares[1].endpoint.clear();
-  const auto chosen = sources.choose(kVersion, wrong, "");
+  const auto chosen = sources.choose(kWanted, wrong, "");
   ASSERT_EQ(chosen.status().code(), Code::kUnavailable);
   EXPECT_NE(chosen.status().message().find("rank 5"), std::string::npos);
 }
 
 TEST_F(SourcesTest, WithoutATransportTheMessageNamesIt) {
   Sources only_shm({"here", set().shm, {}}, TransportChoice::kAuto, {1, 4});
-  const auto chosen = only_shm.choose(kVersion, manifest("there"), "");
+  const auto chosen = only_shm.choose(kWanted, manifest("there"), "");
   ASSERT_TRUE(chosen);
   const auto opened = only_shm.open(5, (*chosen)[1]);
   ASSERT_EQ(opened.status().code(), Code::kUnavailable);

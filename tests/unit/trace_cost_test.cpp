@@ -6,6 +6,7 @@
 #include <new>
 #include <string>
 
+#include "base/stage_stats.hpp"
 #include "base/trace.hpp"
 #include "support/private_place.hpp"
 
@@ -48,6 +49,14 @@ TEST(TraceCostTest, WithATraceThoseWhoAreTracedAllocateNothingEither) {
   ASSERT_TRUE(open_trace(place.path() + "/trace.json", "the test"));
   EXPECT_EQ(allocations_of_spans(), 0u);
   close_trace();
+}
+
+TEST(TraceCostTest, WhereStagesAreCountedNothingIsAllocatedEither) {
+  count_stage("hook", 1, 0);  // the table is made once
+  count_stages(true);
+  ASSERT_TRUE(tracing());
+  EXPECT_EQ(allocations_of_spans(), 0u);
+  count_stages(false);
 }
 
 TEST(TraceCostTest, TheseTestsSeeAllocations) {

@@ -17,12 +17,13 @@ namespace fs = std::filesystem;
 using Names = std::set<std::string>;
 
 const std::array kFolders = {"include", "src",  "plugin",   "proto",   "tests", "examples",
-                             "bench",   "docs", "bindings", "scripts", ".ci"};
+                             "bench",   "docs", "bindings", "scripts", "packaging", ".ci"};
 
 // A room of src/, and the rooms that it may include besides itself (docs/architecture.md).
 const std::map<std::string, Names> kRooms = {
     {"base", {}},
     {"config", {"base"}},
+    {"metrics", {"base", "config"}},
     {"driver", {"base"}},
     {"plan", {"base"}},
     {"codec", {"base", "driver"}},
@@ -33,9 +34,12 @@ const std::map<std::string, Names> kRooms = {
     {"stream",
      {"base", "driver", "plan", "codec", "staging", "keys", "proto", "protocol", "transport"}},
     {"publisher",
-     {"base", "config", "driver", "plan", "codec", "staging", "keys", "proto", "protocol",
+     {"base", "config", "metrics", "driver", "plan", "codec", "staging", "keys", "proto", "protocol",
       "transport", "stream"}},
     {"subscriber",
+     {"base", "config", "metrics", "driver", "plan", "codec", "staging", "keys", "proto", "protocol",
+      "transport", "stream"}},
+    {"doctor",
      {"base", "config", "driver", "plan", "codec", "staging", "keys", "proto", "protocol",
       "transport", "stream"}},
     {"cli", {}},
@@ -43,10 +47,12 @@ const std::map<std::string, Names> kRooms = {
 
 // A library of somebody else's, by how its includes begin, and the rooms that may use it.
 const std::map<std::string, Names> kLibraries = {
-    {"boost/", {"staging"}},
+    {"boost/", {"metrics", "staging"}},
+    {"prometheus/", {"metrics"}},
     {"spdlog/", {"base"}},
     {"toml.hpp", {"config"}},
     {"CLI/", {"cli"}},
+    {"nlohmann/", {"cli"}},
     {"zmq", {"keys", "stream", "transport"}},
     {"cuda", {"driver"}},
     {"nccl", {"driver"}},

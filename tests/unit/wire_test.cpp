@@ -152,7 +152,7 @@ TEST(Wire, TheFormatStaysWhatItIs) {
   }
 
   EXPECT_EQ(hex,
-            "0803120b088080f9c0c1c48203100718022208776f726b65722d31290200000000000000ca014a08"
+            "0804120b088080f9c0c1c48203100718022208776f726b65722d31290200000000000000ca014a08"
             "0510ac021a430a4112036f626a18092080202a350a0966632e776569676874120b686561642e7765"
             "696768741804220303c801280130403988776655443322114100ffeeddccbbaa99");
 }
@@ -170,7 +170,7 @@ TEST(Wire, AnotherProtocolVersionIsNamedAndItsSenderKnown) {
 
     ASSERT_FALSE(result.is_ok());
     EXPECT_EQ(result.status().code(), Code::kMismatch);
-    EXPECT_NE(result.status().message().find("version 3, got 77"), std::string::npos)
+    EXPECT_NE(result.status().message().find("version 4, got 77"), std::string::npos)
         << result.status().message();
     EXPECT_EQ(peek_member(view(message)),
               (Member{.role = Role::kReceiver, .name = "worker-1", .incarnation = 3}));
@@ -201,7 +201,8 @@ TEST(Wire, BodiesOfTheOtherRoleAreRefused) {
     message.member.role = message.member.role == Role::kSource ? Role::kReceiver : Role::kSource;
     if (!decode_string(encode(message))) ++refused;
   }
-  EXPECT_EQ(refused, 10);  // all but Hello, Bye, Welcome and Refused, which go to both
+  // All but Hello, Bye, Welcome and Refused, and what observers ask and hear, which go to both.
+  EXPECT_EQ(refused, 10);
 }
 
 TEST(Wire, WrongEnumsAreRefused) {

@@ -46,10 +46,10 @@ TEST(ArithmeticTest, RewardsTheExactAnswerAlone) {
 }
 
 TEST(ArithmeticTest, NeverDrawsWhatIsHeldOut) {
-  constexpr std::uint64_t kSeed = 20262;
-  SCOPED_TRACE(kSeed);
+  constexpr std::uint64_t kSumSeed = 20262;
+  SCOPED_TRACE(kSumSeed);
   const Arithmetic task(2);
-  std::mt19937_64 random(kSeed);
+  std::mt19937_64 random(kSumSeed);
   const std::vector<Problem> held_out = task.held_out(10'000);
   ASSERT_FALSE(held_out.empty());
 

@@ -63,9 +63,9 @@ TEST(SampleBatchTest, RefusesTokensAndNumbersThatDoNotExist) {
 }
 
 TEST(SampleBatchTest, TakesAnyBytesWithoutHarm) {
-  constexpr std::uint64_t kSeed = 20264;
-  SCOPED_TRACE(kSeed);
-  std::mt19937_64 random(kSeed);
+  constexpr std::uint64_t kBatchSeed = 20264;
+  SCOPED_TRACE(kBatchSeed);
+  std::mt19937_64 random(kBatchSeed);
   const std::vector<std::byte> good = encode(example_batch({1, 1}));
   constexpr std::size_t kHeaderBytes = 48;
   int refused = 0;

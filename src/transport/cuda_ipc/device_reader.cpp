@@ -11,7 +11,7 @@
 namespace weightcast::transport {
 namespace {
 
-constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
+constexpr std::size_t kBounceBytes = std::size_t{4} << 20;
 /// A piece takes some 80 us over the bus.
 constexpr auto kLookAgain = std::chrono::microseconds(20);
 
@@ -26,7 +26,7 @@ Result<std::unique_ptr<DeviceReader>> DeviceReader::make(std::shared_ptr<driver:
   auto event = reader->cuda_->create_event(device, false);
   if (!event) return event.status();
   reader->event_ = *event;
-  auto bounce = reader->cuda_->allocate_host(kPieceBytes);
+  auto bounce = reader->cuda_->allocate_host(kBounceBytes);
   if (!bounce) return bounce.status();
   reader->bounce_ = *bounce;
   return reader;
@@ -60,7 +60,7 @@ Status DeviceReader::move(void* to, std::span<const std::byte> from) {
 Status DeviceReader::read(const Bucket& bucket, std::span<const std::byte> payload,
                           const std::atomic<bool>& aborted) {
   Status status;
-  each_piece(payload, bucket.offset, bucket.bytes(), bucket.strips, kPieceBytes,
+  each_piece(payload, bucket.offset, bucket.bytes(), bucket.strips, kBounceBytes,
              [&](std::size_t at, std::span<const std::byte> piece) {
                if (aborted.load(std::memory_order_relaxed)) {
                  status = Status(Code::kCancelled,

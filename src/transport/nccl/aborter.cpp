@@ -24,7 +24,7 @@ AbortTicket Aborter::give(driver::NcclComm comm) {
   const auto end = [nccl = nccl_, state = state_, over, comm] {
     if (Status s = nccl->abort(comm); !s) {
       // It is gone all the same: NCCL takes no second one.
-      base::log(LogLevel::kWarn, "event=nccl_abort_failed why=\"" + s.message() + "\"");
+      base::log(LogLevel::kWarn, "nccl_abort_failed", {{"why", s.message()}});
     }
     *over = true;
     const std::lock_guard lock(state->mutex);

@@ -24,8 +24,7 @@ Result<std::unique_ptr<BucketRing>> BucketRing::make(std::shared_ptr<driver::Ncc
     auto memory = ring->nccl_->mem_alloc(device, bucket_bytes);
     const bool is_of_nccl = memory.is_ok();
     if (!is_of_nccl) {
-      base::log(LogLevel::kInfo,
-                "event=nccl_memory_refused why=\"" + memory.status().message() + "\"");
+      base::log(LogLevel::kInfo, "nccl_memory_refused", {{"why", memory.status().message()}});
       memory = ring->cuda_->allocate(device, bucket_bytes);
     }
     if (!memory) {

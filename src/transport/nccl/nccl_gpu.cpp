@@ -67,8 +67,8 @@ NcclGpu::~NcclGpu() {
   }
   communicators_.clear();
   if (!status_) {
-    base::log(LogLevel::kError, "event=nccl_memory_left device=" + std::to_string(device_) +
-                                    " why=\"" + status_.message() + "\"");
+    base::log(LogLevel::kError, "nccl_memory_left",
+              {{"device", device_}, {"why", status_.message()}});
     if (ring_) ring_->leak();
     return;
   }
@@ -141,8 +141,8 @@ void NcclGpu::poll(Clock::time_point now) {
   }
   for (const std::string& group : failed) {
     const Status why = communicators_.at(group)->status();
-    base::log(LogLevel::kWarn,
-              "event=nccl_communicator_failed group=" + group + " why=\"" + why.message() + "\"");
+    base::log(LogLevel::kWarn, "nccl_communicator_failed",
+              {{"group", group}, {"why", why.message()}});
     fail({group}, why, now);
   }
   if (!status_ && !is_lost_) poll_quarantine(now);

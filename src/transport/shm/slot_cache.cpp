@@ -13,9 +13,10 @@ MappedSlot::MappedSlot(std::unique_ptr<staging::SlotReader> reader,
   if (!cuda_ || payload.empty()) return;
   const std::span<std::byte> pages(payload.data(), staging::mapped_bytes(payload.size()));
   if (Status status = cuda_->register_host(pages.data(), pages.size()); !status) {
-    base::log(LogLevel::kWarn, "event=slot_not_registered bytes=" + std::to_string(pages.size()) +
-                                   " why=\"" + status.to_string() +
-                                   "\" what=\"its bytes are copied twice on their way to the device\"");
+    base::log(LogLevel::kWarn, "slot_not_registered",
+              {{"bytes", pages.size()},
+               {"why", status.to_string()},
+               {"what", "its bytes are copied twice on their way to the device"}});
     return;
   }
   registered_ = pages;

@@ -16,8 +16,8 @@ constexpr auto kLook = std::chrono::milliseconds(20);       // where a timer may
 constexpr auto kIdleLook = std::chrono::milliseconds(200);  // where only holds are
 /// A link that is not up is begun anew after this, then after twice this, ...: ZeroMQ gives up
 /// after some failures, and says so of none. A handshake has that long.
-constexpr Duration kFirstBackoff = std::chrono::milliseconds(500);
-constexpr Duration kMostBackoff = std::chrono::seconds(4);
+constexpr Duration kFirstReopen = std::chrono::milliseconds(500);
+constexpr Duration kMostReopen = std::chrono::seconds(4);
 /// A connection that stands and says nothing at all is begun anew.
 constexpr auto kSilence = std::chrono::seconds(6);
 
@@ -139,7 +139,7 @@ TcpLane::Link& TcpLane::link_to(const SegmentAddress& address) {
   }
   auto link = std::make_unique<Link>();
   link->server = server;
-  link->backoff = kFirstBackoff;
+  link->backoff = kFirstReopen;
   link->heard = link->progress = Clock::now();
   links_.push_back(std::move(link));
   return *links_.back();
@@ -157,7 +157,7 @@ bool TcpLane::open(Link& link) {
                  .server = link.server.is_engine ? keys::Role::kEngine : keys::Role::kTrainer,
                  .queued_messages = static_cast<int>(std::min(lane_.max_in_flight, 1024U)) + 64,
                  .socket_buffer_bytes = options.socket_buffer_bytes});
-  link.reopen_at = Clock::now() + kMostBackoff;
+  link.reopen_at = Clock::now() + kMostReopen;
   if (!opened) return false;
   link.connection = std::move(*opened);
   return true;
@@ -169,13 +169,13 @@ void TcpLane::note_changes(Link& link, Clock::time_point now) {
   for (Change change; (change = link.connection->next_change()) != Change::kNone;) {
     if (change == Change::kUp) {
       ++counters_.connected;
-      link.backoff = kFirstBackoff;
+      link.backoff = kFirstReopen;
       link.reopen_at = {};
       link.blocked = false;
       link.heard = now;
     } else {
       link.reopen_at = now + link.backoff;
-      link.backoff = std::min(2 * link.backoff, kMostBackoff);
+      link.backoff = std::min(2 * link.backoff, kMostReopen);
       if (change == Change::kLost) {
         ++counters_.lost;
         lost(link);
@@ -213,7 +213,7 @@ void TcpLane::reopen(Link& link) {
   link.blocked = false;
   link.heard = Clock::now();
   link.reopen_at = link.heard + link.backoff;
-  link.backoff = std::min(2 * link.backoff, kMostBackoff);
+  link.backoff = std::min(2 * link.backoff, kMostReopen);
   // Without descriptors it stays without a socket until the next time.
   if (link.connection) static_cast<void>(link.connection->reopen());
 }

@@ -190,8 +190,7 @@ void TcpServer::Impl::run() {
     } catch (const std::exception& error) {
       // Memory is short, or ZeroMQ was interrupted: the peers ask again.
       if (refusal_log.allow(Clock::now())) {
-        base::log(LogLevel::kWarn,
-                  std::string("event=tcp_server_failed what=\"") + error.what() + "\"");
+        base::log(LogLevel::kWarn, "tcp_server_failed", {{"what", error.what()}});
       }
     }
   }
@@ -229,8 +228,7 @@ void TcpServer::Impl::take(const std::string& id, zmq::message_t& body) {
   if (!request) {
     ++invalid;
     if (refusal_log.allow(now)) {
-      base::log(LogLevel::kWarn,
-                "event=tcp_request_invalid why=\"" + request.status().message() + "\"");
+      base::log(LogLevel::kWarn, "tcp_request_invalid", {{"why", request.status().message()}});
     }
     return;
   }
@@ -238,8 +236,8 @@ void TcpServer::Impl::take(const std::string& id, zmq::message_t& body) {
     const bool limit = why.code() == Code::kExhausted || why.code() == Code::kDenied;
     if (limit) ++refused;
     if (limit && refusal_log.allow(now)) {
-      base::log(LogLevel::kWarn, "event=tcp_request_refused refused=" + std::to_string(refused) +
-                                     " why=\"" + why.message() + "\"");
+      base::log(LogLevel::kWarn, "tcp_request_refused",
+                {{"refused", refused.load()}, {"why", why.message()}});
     }
     send(id, {.id = request->id, .status = std::move(why)}, nullptr);
   };

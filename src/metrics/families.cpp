@@ -1,0 +1,105 @@
+#include "metrics/families.hpp"
+
+namespace weightcast::metrics {
+
+using enum Kind;
+using enum Of;
+
+const std::array<Family, static_cast<std::size_t>(Id::kCount)> kFamilies = {{
+    {Id::kBuild, "weightcast_build_info", kGauge, kProcess, "version",
+     "1, labelled with the library's version."},
+    {Id::kStageSeconds, "weightcast_stage_seconds", kHistogram, kProcess, "stage",
+     "How long one span of a stage took; the stages are the tracks of tracing.md."},
+    {Id::kStageBytes, "weightcast_stage_bytes_total", kCounter, kProcess, "stage",
+     "Bytes that passed through a stage."},
+    {Id::kPoints, "weightcast_publisher_points_total", kCounter, kPublisher, "outcome",
+     "Publish points of this rank: captured, coalesced into a later one, or void."},
+    {Id::kVoids, "weightcast_publisher_voids_total", kCounter, kPublisher, "reason",
+     "Void points of this rank by reason: stall, skipped, or the code of what failed."},
+    {Id::kPublishedVersion, "weightcast_publisher_published_version", kGauge, kPublisher, "",
+     "Number of the newest version that every rank has sealed."},
+    {Id::kCommittedVersion, "weightcast_publisher_committed_version", kGauge, kPublisher, "",
+     "Number of the newest version that receivers may serve."},
+    {Id::kBlocked, "weightcast_publisher_blocked", kGauge, kPublisher, "",
+     "1 while there is no grant for the next point; status() says why."},
+    {Id::kConnected, "weightcast_publisher_connected", kGauge, kPublisher, "",
+     "1 while this rank is in touch with the coordinator."},
+    {Id::kSlots, "weightcast_publisher_slots", kGauge, kPublisher, "",
+     "Versions that this rank's memory has room for."},
+    {Id::kSlotsHeld, "weightcast_publisher_slots_held", kGauge, kPublisher, "",
+     "Slots that hold a sealed version which is still needed, or are being written."},
+    {Id::kStreamWaits, "weightcast_publisher_stream_waits_total", kCounter, kPublisher, "",
+     "Captures for which a fence had the trainer's stream wait, on a device."},
+    {Id::kSentBytes, "weightcast_publisher_sent_bytes_total", kCounter, kPublisher, "transport",
+     "Bytes that this rank sent to receivers."},
+    {Id::kRefusedMessages, "weightcast_publisher_refused_messages_total", kCounter, kPublisher, "",
+     "Messages that were malformed or out of place, and connections without an allowed key."},
+    {Id::kReceivers, "weightcast_coordinator_receivers", kGauge, kCoordinator, "state",
+     "Receivers in the job now: active, joining or lagging."},
+    {Id::kReceiversBehind, "weightcast_coordinator_receivers_behind", kGauge, kCoordinator, "",
+     "Receivers that serve an older version than the committed one."},
+    {Id::kCommits, "weightcast_coordinator_commits_total", kCounter, kCoordinator, "",
+     "Versions committed."},
+    {Id::kRoundsAborted, "weightcast_coordinator_rounds_aborted_total", kCounter, kCoordinator, "",
+     "Rounds given up before their version was committed."},
+    {Id::kGrants, "weightcast_coordinator_grants_total", kCounter, kCoordinator, "outcome",
+     "Points that were granted: given counts all of them, void those that became no version."},
+    {Id::kEvictions, "weightcast_coordinator_evictions_total", kCounter, kCoordinator, "role",
+     "Members taken for dead because they were silent: receiver or source (a trainer rank)."},
+    {Id::kDemotions, "weightcast_coordinator_demotions_total", kCounter, kCoordinator, "",
+     "Times that a receiver failed or was late in a round and became lagging."},
+    {Id::kCatchUps, "weightcast_coordinator_catch_ups_total", kCounter, kCoordinator, "",
+     "Times that a receiver caught up alone."},
+    {Id::kRejoins, "weightcast_coordinator_rejoins_total", kCounter, kCoordinator, "",
+     "Members that came back after they were evicted or had lost touch."},
+    {Id::kRankDrifts, "weightcast_coordinator_rank_drifts_total", kCounter, kCoordinator, "",
+     "Comparisons in which the ranks' policies differed."},
+    {Id::kApplied, "weightcast_subscriber_applied_total", kCounter, kSubscriber, "",
+     "Versions that this engine switched to."},
+    {Id::kAttemptsFailed, "weightcast_subscriber_attempts_failed_total", kCounter, kSubscriber,
+     "reason", "Attempts that ended in a failure here, by its code."},
+    {Id::kReceivedBytes, "weightcast_subscriber_received_bytes_total", kCounter, kSubscriber,
+     "transport",
+     "Bytes of the versions switched to that were copied here; views copy none."},
+    {Id::kRelayedBytes, "weightcast_subscriber_relayed_bytes_total", kCounter, kSubscriber,
+     "transport", "Bytes served from here to engines that joined."},
+    {Id::kCorruptBuckets, "weightcast_subscriber_corrupt_buckets_total", kCounter, kSubscriber, "",
+     "Buckets refused for their digest, and asked for again."},
+    {Id::kResentBuckets, "weightcast_subscriber_resent_buckets_total", kCounter, kSubscriber, "",
+     "Buckets asked for again after a lost connection."},
+    {Id::kServingVersion, "weightcast_subscriber_serving_version", kGauge, kSubscriber, "",
+     "Number of the version that leases get; 0: none yet."},
+    {Id::kKnownVersion, "weightcast_subscriber_published_version", kGauge, kSubscriber, "",
+     "Number of the newest version that the trainer told this engine of."},
+    {Id::kAttached, "weightcast_subscriber_attached", kGauge, kSubscriber, "",
+     "1 while this engine hears the trainer."},
+    {Id::kLagging, "weightcast_subscriber_lagging", kGauge, kSubscriber, "",
+     "1 while this engine is out of the rounds because leases keep the next version out."},
+    {Id::kDirty, "weightcast_subscriber_dirty", kGauge, kSubscriber, "",
+     "1 while this engine has no whole version to serve (activation serial)."},
+    {Id::kActivation, "weightcast_subscriber_activation_info", kGauge, kSubscriber, "activation",
+     "1, labelled with how versions are taken in here: view, flip, staged or serial."},
+    {Id::kLeases, "weightcast_subscriber_leases", kGauge, kSubscriber, "", "Leases held now."},
+    {Id::kLeaseSeconds, "weightcast_subscriber_lease_seconds", kHistogram, kSubscriber, "",
+     "How long leases that have ended were held."},
+    {Id::kAcquireStaleness, "weightcast_subscriber_acquire_staleness_versions", kHistogram,
+     kSubscriber, "",
+     "How many numbers behind the newest published version a lease was when it was given."},
+    {Id::kAcquiresRefused, "weightcast_subscriber_acquires_refused_total", kCounter, kSubscriber,
+     "reason", "Calls of acquire() that gave no lease: deadline or stale."},
+    {Id::kDroppedMessages, "weightcast_subscriber_dropped_messages_total", kCounter, kSubscriber,
+     "", "Messages that were no messages."},
+    {Id::kSubscriberRejoins, "weightcast_subscriber_rejoins_total", kCounter, kSubscriber, "",
+     "Times that this engine was refused as stale or lost touch, and joined again."},
+}};
+
+std::string_view kind_name(Kind kind) noexcept {
+  switch (kind) {
+    case kCounter: return "counter";
+    case kGauge: return "gauge";
+    case kHistogram: return "histogram";
+  }
+  return "gauge";
+}
+
+}  // namespace weightcast::metrics
