@@ -232,7 +232,13 @@ void NcclSource::join(Running& running, Clock::time_point now) {
 /// When all members are in, which takes a second where it is a process's first communicator.
 void NcclSource::begin(Running& running, Clock::time_point now) {
   const transport::Communicator* const communicator = gpu_->find(running.group);
-  if (communicator == nullptr) return fail(running, Status(gpu_->status()), now);
+  if (communicator == nullptr) {
+    // It failed; its quarantine may be over by now.
+    return fail(running,
+                gpu_->status() ? Status(Code::kUnavailable, "the communicator failed")
+                               : Status(gpu_->status()),
+                now);
+  }
   if (communicator->state() != transport::Communicator::State::kReady) return;
   const std::uint64_t payload_bytes = running.slot.payload.size();
   const std::uint64_t bucket_bytes = stream::nccl_bucket_bytes(payload_bytes);

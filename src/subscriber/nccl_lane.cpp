@@ -200,7 +200,10 @@ Status NcclLane::bring(const NcclShare& share, const std::function<bool()>& canc
         if (!flow) {
           const transport::Communicator* const communicator = gpu.find(group);
           if (communicator == nullptr) {
-            flow_failed(Status(gpu.status()), go.first, now);
+            // It failed; its quarantine may be over by now.
+            flow_failed(gpu.status() ? Status(Code::kUnavailable, "the communicator failed")
+                                     : Status(gpu.status()),
+                        go.first, now);
             break;
           }
           if (communicator->state() != transport::Communicator::State::kReady) {

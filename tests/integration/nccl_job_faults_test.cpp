@@ -75,6 +75,7 @@ TEST_F(NcclJobFaults, AfterEveryErrorOfNcclVersionsComeOverNcclAgain) {
   train(1, Mode::kBroadcast, Staging::kDevice);
   add_engines(2);
   bring();
+  const LogLines lines;
   for (const char* const call : {"unique_id", "init_rank", "state", "broadcast", "register_memory",
                                  "deregister_memory", "finalize", "destroy"}) {
     for (const std::uint64_t nth : {1, 3}) {
@@ -85,8 +86,9 @@ TEST_F(NcclJobFaults, AfterEveryErrorOfNcclVersionsComeOverNcclAgain) {
       if (HasFatalFailure()) return;
     }
   }
-  EXPECT_TRUE(is_over_nccl(0)) << engines[0]->status().transport;
-  EXPECT_TRUE(is_over_nccl(1)) << engines[1]->status().transport;
+  EXPECT_TRUE(is_over_nccl(0)) << engines[0]->status().transport_reason;
+  EXPECT_TRUE(is_over_nccl(1)) << engines[1]->status().transport_reason;
+  EXPECT_FALSE(lines.contain("event=receiver_lagging")) << "a failure cost an attempt its time";
 }
 
 TEST_F(NcclJobFaults, AfterThreeFailuresAnEngineGoesOnOverAnotherTransport) {
