@@ -25,7 +25,7 @@ using transport::SessionAnswer;
 /// end; and where nothing is to be done.
 constexpr auto kLookAtFlow = std::chrono::microseconds(50);
 constexpr auto kLookAtSessions = std::chrono::milliseconds(2);
-constexpr auto kIdle = std::chrono::seconds(1);
+constexpr auto kLookWhenIdle = std::chrono::seconds(1);
 
 }  // namespace
 
@@ -148,7 +148,7 @@ void NcclSource::run() {
     if (is_flowing) {
       wake_.wait_for(lock, kLookAtFlow, [&] { return stop_; });
     } else {
-      wake_.wait_for(lock, is_busy && !is_lost_ ? Duration(kLookAtSessions) : Duration(kIdle),
+      wake_.wait_for(lock, is_busy && !is_lost_ ? Duration(kLookAtSessions) : Duration(kLookWhenIdle),
                      [&] { return stop_ || is_woken_; });
     }
     is_woken_ = false;

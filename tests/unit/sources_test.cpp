@@ -125,7 +125,7 @@ TEST_P(NcclChoice, IsTakenWhereBothEndsHaveIt) {
   const NcclCase& given = GetParam();
   plan::Share share = share_of(given.host, "tcp://a:1");
   share.nccl_device = given.offered;
-  const auto source = choose_source(share, kVersion, "", given.wanted, "here", given.way);
+  const auto source = choose_source(share, kWanted, "", given.wanted, "here", given.way);
   const std::string expected = given.expected;
   if (!source) {
     EXPECT_EQ(source.status().code(), Code::kUnavailable);
@@ -133,7 +133,7 @@ TEST_P(NcclChoice, IsTakenWhereBothEndsHaveIt) {
         << source.status().message();
     return;
   }
-  EXPECT_EQ(describe_sources({*source}, ""), expected);
+  EXPECT_EQ(describe_sources(std::vector<ShareSource>{*source}, ""), expected);
   const bool is_here = expected == "shm";
   EXPECT_EQ(source->address.endpoint, is_here ? "" : "tcp://a:1");
 }
@@ -163,7 +163,7 @@ TEST(ShareSourceChoice, AnEndpointForNcclAloneIsNotReadOverTcp) {
   plan::Share share = share_of("there", "tcp://a:1");
   share.device = "GPU-1";
   share.nccl_device = "GPU-1";
-  const auto source = choose_source(share, kVersion, "", TransportChoice::kAuto, "here");
+  const auto source = choose_source(share, kWanted, "", TransportChoice::kAuto, "here");
   EXPECT_EQ(source.status().code(), Code::kUnavailable);
   EXPECT_NE(source.status().message().find("staging to host"), std::string::npos)
       << source.status().message();
