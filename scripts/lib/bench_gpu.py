@@ -15,7 +15,6 @@ from gpu_job import Broken, Job, NotRun, query_devices, wait_for_receivers
 QWEN3_8B = 16_381_470_720  # bytes in BF16
 SLOTS = 2
 DECODE_MS = 2
-NO_NCCL = "trainer and engines do not use NCCL lanes yet"
 TRANSPORTS = {"host": "shm", "device": "cuda_ipc"}
 
 
@@ -232,8 +231,6 @@ def several(run):
             row = {"devices": devices, "transport": transport}
             rows.append(row)
             try:
-                if transport == "nccl":
-                    raise NotRun(NO_NCCL)
                 row.update(spread_out(run, devices, transport, staging))
                 longest = row["pause"]["busy"]["gap_us"]["max"]
                 run.say(f"  {devices} GPUs, {transport}: {1e3 * row['applied_s']:.1f} ms until the last engine; longest gap {longest:.0f} us")

@@ -264,7 +264,8 @@ def trainer_killed(scene):
     """A rank in the middle of a capture: engines serve on, and follow the next run."""
     _, _, last = scene.bring()
     victim, *others = list(reversed(scene.trainers))
-    struck, how = strike(scene, victim, "trainer.copying", signal.SIGKILL)
+    # With NCCL, in the middle of a transfer to the engines.
+    struck, how = strike(scene, victim, "trainer.sending" if scene.transport == "nccl" else "trainer.copying", signal.SIGKILL)
     serve_on(scene.engines, last)
     for trainer in others:
         trainer.leave()
@@ -281,17 +282,19 @@ def trainer_killed(scene):
 def faults(run, transport):
     rows = []
     used = query_devices("memory.used")
+    does = "sends" if transport == "nccl" else "captures"
+    is_slow = transport == "nccl"  # several of its ranks on one device
     for name, act, ranks in (
         ("an engine is killed while it copies", engine_killed, 1),
         ("an engine is stopped while it copies, and goes on later", engine_stopped, 1),
-        ("the trainer is killed while it captures", trainer_killed, 1),
-        ("one of two trainer ranks is killed while it captures", trainer_killed, 2),
+        (f"the trainer is killed while it {does}", trainer_killed, 1),
+        (f"one of two trainer ranks is killed while it {does}", trainer_killed, 2),
     ):
         for mode in ("broadcast", "p2p"):
             row = {"transport": transport, "mode": mode, "fault": name}
             rows.append(row)
             try:
-                with Scene(run, transport, mode, ranks, 3, FAULT_BYTES // 4 if run.options.bytes else FAULT_BYTES, ("flip",) * 3) as scene:
+                with Scene(run, transport, mode, ranks, 3, FAULT_BYTES // 4 if run.options.bytes or is_slow else FAULT_BYTES, ("flip",) * 3) as scene:
                     scene.bring()
                     before = scene.taken()
                     row.update(act(scene))

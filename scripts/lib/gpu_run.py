@@ -19,10 +19,6 @@ import bench_gpu_checks as checks
 from gpu_job import Broken, Kit, NotRun, hardware, query_devices
 
 
-def not_there():
-    raise NotRun(bench_gpu.NO_NCCL)
-
-
 # Name, about how many seconds it takes at most, what it does.
 SECTIONS = {
     "tests": (150, lambda run: tests(run)),
@@ -40,10 +36,10 @@ SECTIONS = {
     "several": (240, bench_gpu.several),
     "check_shm": (240, lambda run: checks.check(run, "shm")),
     "check_cuda_ipc": (240, lambda run: checks.check(run, "cuda_ipc")),
-    "check_nccl": (480, lambda run: not_there()),
+    "check_nccl": (900, lambda run: checks.check(run, "nccl")),
     "faults_shm": (180, lambda run: checks.faults(run, "shm")),
     "faults_cuda_ipc": (180, lambda run: checks.faults(run, "cuda_ipc")),
-    "faults_nccl": (240, lambda run: not_there()),
+    "faults_nccl": (240, lambda run: checks.faults(run, "nccl")),
     "tight": (60, checks.tight),
 }
 SANITIZED = "*Kernel*:*Cast*"  # the cases that run our kernels

@@ -37,6 +37,9 @@ struct Share {
   std::string device{};
   std::string device_memory{};      ///< kDeviceHandleBytes that name the device's allocation to others of the host
   std::uint64_t device_offset = 0;  ///< where in it the payload begins
+  /// Identity, as NCCL tells GPUs apart, of the one by which the source sends the payload over NCCL to
+  /// who asks at `endpoint`; empty: it does not.
+  std::string nccl_device{};
   bool operator==(const Share&) const = default;
 };
 

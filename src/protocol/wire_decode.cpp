@@ -49,12 +49,14 @@ Status read(const wire::Share& in, plan::Share& out) {
   out.device = in.device();
   out.device_memory = in.device_memory();
   out.device_offset = in.device_offset();
+  out.nccl_device = in.nccl_device();
   if (std::any_of(out.object.begin(), out.object.end(), is_control)) {
     return invalid("expected a shared-memory object's name, got control characters");
   }
   if (Status s = check_address("host", out.host); !s) return s;
   if (Status s = check_address("endpoint", out.endpoint); !s) return s;
   if (Status s = check_address("device", out.device); !s) return s;
+  if (Status s = check_address("device for NCCL", out.nccl_device); !s) return s;
   const std::size_t handle_bytes = out.device.empty() ? 0 : plan::kDeviceHandleBytes;
   if (out.device_memory.size() != handle_bytes) {
     return invalid("expected a device allocation's name of " + std::to_string(handle_bytes) +

@@ -21,7 +21,7 @@ static_assert(has_fields<Hello, 13> && has_fields<SourceState, 8> && has_fields<
               has_fields<Prepare, 5> && has_fields<ReceiverOrders, 5> && has_fields<Verdict, 5> &&
               has_fields<Capturing, 3> && has_fields<Ahead, 2> &&
               has_fields<StatusRequest, 1> && has_fields<StatusAnswer, 2> &&
-              has_fields<plan::Share, 10> && has_fields<plan::ShareEntry, 3> &&
+              has_fields<plan::Share, 11> && has_fields<plan::ShareEntry, 3> &&
               has_fields<TensorInfo, 7> && has_fields<Member, 3> && has_fields<Message, 3>);
 static_assert(std::variant_size_v<Body> == 16);
 
@@ -35,6 +35,7 @@ void write(const plan::Share& share, wire::Share& out) {
   out.set_device(share.device);
   out.set_device_memory(share.device_memory);
   out.set_device_offset(share.device_offset);
+  out.set_nccl_device(share.nccl_device);
   out.mutable_entries()->Reserve(static_cast<int>(share.entries.size()));
   for (const plan::ShareEntry& entry : share.entries) {
     wire::ShareEntry& to = *out.add_entries();

@@ -9,7 +9,7 @@
 namespace weightcast::publisher {
 
 Result<DataServer> DataServer::start(const PublisherOptions& options, const std::string& place,
-                                     const std::string& prefix) {
+                                     const std::string& prefix, Sessions sessions) {
   DataServer server;
   const bool others = !options.listen.empty() || !options.coordinator.empty();
   if (options.transport == TransportChoice::kShm) return server;
@@ -24,6 +24,7 @@ Result<DataServer> DataServer::start(const PublisherOptions& options, const std:
   transport::TcpServerOptions how;
   how.keys = std::move(*keys);
   how.advertise = *address;
+  how.sessions = std::move(sessions);
   // As far as the coordinator is reached: what is meant for this host stays within it.
   std::string bound = "0.0.0.0";
   if (!others) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -15,11 +16,14 @@ namespace weightcast::publisher {
 /// for. Thread safety: any thread, but for the destructor.
 class DataServer {
  public:
+  using Sessions = std::function<transport::SessionAnswer(const transport::SessionAsk&)>;
+
   /// @param place the meeting place
   /// @param prefix of the names of the slab's objects
+  /// @param sessions as TcpServerOptions::sessions; what it refers to outlives this
   /// @return kInvalid, kNotFound, kDenied for keys and addresses, kExhausted
   static Result<DataServer> start(const PublisherOptions& options, const std::string& place,
-                                  const std::string& prefix);
+                                  const std::string& prefix, Sessions sessions);
 
   /// For plan::Share::endpoint; empty where it does not serve.
   std::string endpoint() const { return server_ ? server_->endpoint() : std::string(); }

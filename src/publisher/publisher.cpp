@@ -19,6 +19,7 @@
 #include "publisher/capturer.hpp"
 #include "publisher/control_loop.hpp"
 #include "publisher/data_server.hpp"
+#include "publisher/nccl_choice.hpp"
 #include "publisher/options.hpp"
 #include "publisher/publisher_metrics.hpp"
 #include "publisher/report.hpp"
@@ -74,6 +75,7 @@ class Publisher::Impl {
     capturer_.reset();  // no capture ends after this
     loop_.reset();
     data_server_ = {};  // it holds slots of the slab
+    nccl_.reset();      // so does this, which the server asks
   }
 
   static Result<std::unique_ptr<Impl>> open(PublisherOptions options, const Lister& lister);
@@ -103,6 +105,7 @@ class Publisher::Impl {
   const base::TraceUse trace_;  ///< ends after all that has spans
   std::unique_ptr<publisher::SlotMemory> memory_;
   SlabLocks locks_;
+  std::unique_ptr<publisher::NcclSource> nccl_;  ///< may be null
   publisher::DataServer data_server_;
   const std::string host_ = base::host_identity();
   std::unique_ptr<publisher::ControlLoop> loop_;
@@ -163,9 +166,16 @@ Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions 
   auto capturer = impl->memory_->make_capturer(impl->options_, impl->request_of(std::move(list), 0));
   if (!capturer) return capturer.status();
   impl->capturer_ = std::move(*capturer);
-  if (!impl->memory_->is_on_device()) {
-    auto data_server = publisher::DataServer::start(impl->options_, *place,
-                                                    staging::owner_prefix(owner) + ".");
+  auto nccl = publisher::open_nccl_source(impl->options_, *impl->memory_);
+  if (!nccl) return nccl.status();
+  impl->nccl_ = std::move(*nccl);
+  if (!impl->memory_->is_on_device() || impl->nccl_) {
+    publisher::DataServer::Sessions sessions;
+    if (impl->nccl_) {
+      sessions = [source = impl->nccl_.get()](const auto& ask) { return source->ask(ask); };
+    }
+    auto data_server = publisher::DataServer::start(
+        impl->options_, *place, staging::owner_prefix(owner) + ".", std::move(sessions));
     if (!data_server) return data_server.status();
     impl->data_server_ = std::move(*data_server);
   }
@@ -285,6 +295,7 @@ plan::Share Publisher::Impl::share_of(std::uint32_t slot, std::uint64_t generati
   share.generation = generation;
   share.host = host_;
   share.endpoint = data_server_.endpoint();
+  if (nccl_) share.nccl_device = nccl_->identity();
   memory_->place(slot, share);
   publisher::fill_entries(layout, digests, share);
   return share;
@@ -322,6 +333,13 @@ void Publisher::Impl::captured(const PointDecision& decision, std::uint64_t gene
                                .rank = options_.rank});
   last_capture_ns_ = result.busy.count();
   memory_->slab().seal(decision.slot, Version{decision.run, decision.point}, layout->share.payload_bytes);
+  if (nccl_) {
+    nccl_->sealed({.object = memory_->slab().object_name(decision.slot),
+                   .version = {decision.run, decision.point},
+                   .generation = generation,
+                   .payload_bytes = layout->share.payload_bytes},
+                  memory_->payload(decision.slot));
+  }
   protocol::Sealed sealed;
   sealed.layout_fingerprint = layout->fingerprint;
   sealed.share = share_of(decision.slot, generation, *layout, result.digests);

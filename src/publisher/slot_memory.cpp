@@ -134,6 +134,11 @@ std::span<std::byte> SlotMemory::payload(std::uint32_t slot) noexcept {
   return device_slab_ ? device_slab_->payload(slot) : slab_->payload(slot);
 }
 
+std::shared_ptr<const void> SlotMemory::holds() const {
+  if (device_slab_) return device_slab_;
+  return pinned_;
+}
+
 void SlotMemory::place(std::uint32_t slot, plan::Share& share) const {
   share.object = slab_->object_name(slot);
   if (!device_slab_) return;

@@ -42,6 +42,11 @@ class SlotMemory {
   staging::Slab& slab() noexcept { return *slab_; }
   std::span<std::byte> payload(std::uint32_t slot) noexcept;
   bool is_on_device() const noexcept { return device_slab_ != nullptr; }
+  /// The device that the tensors are on; -1: none, and no cuda().
+  int device() const noexcept { return device_; }
+  const std::shared_ptr<driver::Cuda>& cuda() const noexcept { return cuda_; }
+  /// What keeps the device's part of the slots, or their registration.
+  std::shared_ptr<const void> holds() const;
   /// Says in a share where slot number `slot` is.
   void place(std::uint32_t slot, plan::Share& share) const;
 

@@ -130,8 +130,10 @@ Status DeviceMemory::bring_others(const Fetch& fetch, const PlacedRanges& ranges
                                   std::uint32_t credit, const std::function<bool()>& cancelled) {
   std::vector<stream::SegmentTransfer> transfers(fetch.shares.size());
   bool any = false;
-  for (const plan::PlannedBucket& planned : fetch.plan.buckets) {
+  for (std::size_t i = 0; i < fetch.plan.buckets.size(); ++i) {
+    const plan::PlannedBucket& planned = fetch.plan.buckets[i];
     if (direct_of(fetch.shares[planned.share]).payload != nullptr) continue;
+    if (fetch.there != nullptr && (*fetch.there)[i] != 0) continue;
     transport::Bucket bucket = bucket_of(planned, fetch.image);
     bucket.checked_later = ranges.are_all();
     bucket.place = [this, &fetch, &planned](std::size_t at, std::span<const std::byte> source) {

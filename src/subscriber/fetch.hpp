@@ -22,7 +22,7 @@ struct Fetch {
   std::span<std::byte> image;            ///< plan.image_bytes bytes
   const std::vector<OpenShare>& shares;  ///< by share; of those that the plan does not read, empty
   std::atomic<std::uint64_t>& placed;    ///< counts bytes
-  const std::vector<char>* there = nullptr;  ///< by bucket: whether it was read ahead; null: none was
+  const std::vector<char>* there = nullptr;  ///< by bucket: whether it is there already; null: none is
 };
 
 /// A planned image that is read behind its writers.

@@ -3,7 +3,9 @@
 #include <utility>
 
 #include "base/host.hpp"
+#include "driver/nccl.hpp"
 #include "stream/job_keys.hpp"
+#include "stream/nccl_steps.hpp"
 #include "transport/cuda_ipc/cuda_ipc_transport.hpp"
 #include "transport/shm/shm_transport.hpp"
 
@@ -79,6 +81,20 @@ TransportSet Network::transports() {
     const std::lock_guard lock(mutex_);
     tcp_ = tcp;
     return std::shared_ptr<transport::Transport>(std::move(tcp));
+  };
+  if (options_.device < 0 || !cuda_) return set;
+  set.nccl = [this]() -> Result<std::unique_ptr<NcclLane>> {
+    auto nccl = driver::load_nccl();
+    if (!nccl) return nccl.status();
+    auto ring = keys();
+    if (!ring) return ring.status();
+    NcclLaneOptions how;
+    how.name = options_.name;
+    how.device = options_.device;
+    how.keys = std::move(*ring);
+    how.gpu = stream::nccl_options();
+    how.session = stream::nccl_session_options();
+    return NcclLane::open(std::move(*nccl), cuda_, std::move(how));
   };
   return set;
 }

@@ -4,6 +4,8 @@
 #include <set>
 #include <utility>
 
+#include "base/log.hpp"
+
 namespace weightcast::subscriber {
 namespace {
 
@@ -47,11 +49,6 @@ Status no_way(const plan::Share& share, TransportChoice wanted, const std::strin
                                             "not read: set transport to auto or shm, or the "
                                             "trainer's staging to device");
   }
-  if (wanted == TransportChoice::kNccl) {
-    return Status(Code::kUnavailable,
-                  who + " does not come over nccl: set transport to auto, and see the trainer's log "
-                        "for why it offers none");
-  }
   if (wanted == TransportChoice::kShm || wanted == TransportChoice::kCudaIpc) {
     return Status(Code::kUnavailable, where + ": transport " + name_of(wanted) +
                                           " reaches one host only; set transport to auto or tcp");
@@ -69,11 +66,27 @@ Status no_way(const plan::Share& share, TransportChoice wanted, const std::strin
   return Status(Code::kUnavailable, where + ", and has no endpoint" + remedy);
 }
 
+/// Why a share cannot come over nccl; empty: it can.
+std::string why_not_nccl(const plan::Share& share, const NcclWay& nccl) {
+  if (share.nccl_device.empty() || share.endpoint.empty()) return "its trainer offers none";
+  if (!nccl.why_not.empty()) return nccl.why_not;
+  if (share.nccl_device == nccl.device) {
+    return "this engine is on the trainer's own GPU, and NCCL takes a GPU once";
+  }
+  return {};
+}
+
+/// Whether the share's endpoint gives bytes to who asks over tcp: it may be there for NCCL alone.
+bool serves_tcp(const plan::Share& share) {
+  return !share.endpoint.empty() && (share.device.empty() || share.nccl_device.empty());
+}
+
 }  // namespace
 
 Result<ShareSource> choose_source(const plan::Share& share, const Version& version,
                                   const std::string& relay, TransportChoice wanted,
-                                  const std::string& host) {
+                                  const std::string& host, const NcclWay& nccl) {
+  if (wanted == TransportChoice::kNccl && nccl.falls_back) wanted = TransportChoice::kAuto;
   const bool network_allowed = wanted == TransportChoice::kAuto || wanted == TransportChoice::kTcp;
   ShareSource source;
   source.address.object = share.object;
@@ -100,7 +113,20 @@ Result<ShareSource> choose_source(const plan::Share& share, const Version& versi
     source.address.device_offset = share.device_offset;
     return source;
   }
-  if (share.endpoint.empty() || !network_allowed) return no_way(share, wanted, host);
+  if (wanted == TransportChoice::kAuto || wanted == TransportChoice::kNccl) {
+    const std::string why = why_not_nccl(share, nccl);
+    if (why.empty()) {
+      source.transport = TransportChoice::kNccl;
+      source.address.endpoint = share.endpoint;
+      return source;
+    }
+    if (wanted == TransportChoice::kNccl) {
+      return Status(Code::kUnavailable, "the share of rank " + std::to_string(share.rank) +
+                                            " does not come over nccl: " + why +
+                                            "; set transport to auto");
+    }
+  }
+  if (!serves_tcp(share) || !network_allowed) return no_way(share, wanted, host);
   source.transport = TransportChoice::kTcp;
   source.address.endpoint = share.endpoint;
   return source;
@@ -110,13 +136,58 @@ Sources::Sources(TransportSet transports, TransportChoice wanted,
                  transport::LaneOptions lane_options)
     : transports_(std::move(transports)), wanted_(wanted), lane_options_(lane_options) {}
 
+NcclWay Sources::way_of_nccl(const Version& version, const plan::Manifest& manifest,
+                             const std::string& no_nccl) {
+  NcclWay way;
+  if (version.run == left_in_) {
+    way.why_not = why_left_;
+    way.falls_back = true;
+    return way;
+  }
+  if (!no_nccl.empty()) {
+    way.why_not = no_nccl;
+    way.falls_back = true;
+    return way;
+  }
+  const bool is_offered = std::any_of(
+      manifest.shares.begin(), manifest.shares.end(), [&](const plan::Share& share) {
+        const bool here = share.host.empty() || share.host == transports_.host;
+        return !share.nccl_device.empty() && (wanted_ == TransportChoice::kNccl ||
+                                              (wanted_ == TransportChoice::kAuto && !here));
+      });
+  if (!nccl_ && no_nccl_.empty() && is_offered && transports_.nccl) {
+    auto opened = transports_.nccl();
+    if (opened) {
+      nccl_ = std::move(*opened);
+    } else {
+      no_nccl_ = opened.status().message();
+      base::log(LogLevel::kInfo, "no_nccl", {{"why", no_nccl_}});
+    }
+  }
+  if (nccl_) {
+    way.why_not.clear();
+    way.device = nccl_->identity();
+  } else if (!no_nccl_.empty()) {
+    way.why_not = no_nccl_;
+  }
+  return way;
+}
+
+void Sources::leave_nccl(const Run& run, std::string why) {
+  left_in_ = run;
+  why_left_ = std::move(why);
+}
+
 Result<std::vector<ShareSource>> Sources::choose(const Version& version,
                                                  const plan::Manifest& manifest,
-                                                 const std::string& relay) {
+                                                 const std::string& relay,
+                                                 const std::string& no_nccl) {
+  const NcclWay nccl = way_of_nccl(version, manifest, no_nccl);
+  note_ = nccl.falls_back ? " (nccl: " + nccl.why_not + ")" : "";
   std::vector<ShareSource> chosen;
   std::set<std::string> keys;
   for (const plan::Share& share : manifest.shares) {
-    auto source = choose_source(share, version, relay, wanted_, transports_.host);
+    auto source = choose_source(share, version, relay, wanted_, transports_.host, nccl);
     if (!source) return source.status();
     keys.insert(lane_key(share.rank, *source));
     chosen.push_back(std::move(*source));

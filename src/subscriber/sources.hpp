@@ -11,6 +11,7 @@
 #include <weightcast/types.hpp>
 
 #include "plan/manifest.hpp"
+#include "subscriber/nccl_lane.hpp"
 #include "transport/transport.hpp"
 
 namespace weightcast::subscriber {
@@ -22,6 +23,15 @@ struct TransportSet {
   Open shm;
   Open tcp;       ///< empty: this engine was given none; as the next one
   Open cuda_ipc{};
+  /// Empty: as the others.
+  std::function<Result<std::unique_ptr<NcclLane>>()> nccl{};
+};
+
+/// Whether this engine can take shares over NCCL now.
+struct NcclWay {
+  std::string why_not = "this engine has no NCCL";  ///< empty: it can
+  std::string device{};     ///< its GPU, as plan::Share::nccl_device
+  bool falls_back = false;  ///< where it was asked for and cannot be, another transport serves
 };
 
 /// One share's way here.
@@ -31,13 +41,13 @@ struct ShareSource {
 };
 
 /// Pure. Where the share lies on this host (or says no host), and no other transport is wanted: over
-/// cuda_ipc from a device's memory, else over shm; from elsewhere, its endpoint. With a relay, all
-/// shares come from that engine's endpoint.
+/// cuda_ipc from a device's memory, else over shm; from elsewhere, over nccl where both ends have it,
+/// else over tcp from its endpoint. With a relay, all shares come from that engine's endpoint.
 /// @param relay endpoint of an engine that serves the version; empty: from the sources
 /// @return kUnavailable that says why neither way is there
 Result<ShareSource> choose_source(const plan::Share& share, const Version& version,
                                   const std::string& relay, TransportChoice wanted,
-                                  const std::string& host);
+                                  const std::string& host, const NcclWay& nccl = {});
 
 /// A share that can be read: its bytes are held still while the segment lives.
 struct OpenShare {
@@ -52,8 +62,18 @@ class Sources {
   Sources(TransportSet transports, TransportChoice wanted, transport::LaneOptions lane_options);
 
   /// One source a share, and forgets lanes to those that are none any more.
+  /// @param no_nccl why this version does not come over nccl, where that is known; else empty
   Result<std::vector<ShareSource>> choose(const Version& version, const plan::Manifest& manifest,
-                                          const std::string& relay);
+                                          const std::string& relay,
+                                          const std::string& no_nccl = {});
+
+  /// The lane of sources that are nccl. Null before choose() gave one.
+  NcclLane* nccl() noexcept { return nccl_.get(); }
+  /// Why the last choice was another way than nccl, " (nccl: ...)" for status, where it fell back; else
+  /// empty.
+  const std::string& note() const noexcept { return note_; }
+  /// NCCL is not used any more for versions of this run.
+  void leave_nccl(const Run& run, std::string why);
 
   /// Takes hold of a share. @return as Lane::acquire and Transport::open_lane
   Result<OpenShare> open(std::uint32_t rank, const ShareSource& source);
@@ -71,6 +91,8 @@ class Sources {
     std::unique_ptr<transport::Lane> lane;
     bool awaits_peer = false;
   };
+  NcclWay way_of_nccl(const Version& version, const plan::Manifest& manifest,
+                      const std::string& no_nccl);
   Result<transport::Transport*> transport_of(TransportChoice choice);
   Result<OwnLane*> lane_to(std::uint32_t rank, const ShareSource& source);
 
@@ -79,6 +101,11 @@ class Sources {
   const transport::LaneOptions lane_options_;
   std::map<TransportChoice, std::shared_ptr<transport::Transport>> opened_;
   std::map<std::string, OwnLane> lanes_;  ///< by transport and peer
+  std::unique_ptr<NcclLane> nccl_;
+  std::string no_nccl_;  ///< why there is none; empty: not known
+  Run left_in_;          ///< the run in which NCCL was given up, because of why_left_
+  std::string why_left_;
+  std::string note_;
 };
 
 /// "shm", "cuda_ipc", "tcp", ..., "tcp from <relay>", or "shm and tcp", for status.

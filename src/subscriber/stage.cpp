@@ -61,7 +61,8 @@ Status Stager::stage(const std::string& relay, Incoming& incoming) {
   if (Status status = settle(relay, incoming); !status) return status;
   host_.happened({.kind = StageEvent::Kind::kSources,
                   .text = describe_sources(incoming.sources, relay),
-                  .why = transport_reason(incoming.sources, relay, options_.transport),
+                  .why = transport_reason(incoming.sources, relay, options_.transport) +
+                         sources_.note(),
                   .bytes = bytes_by_transport(incoming)});
   Status status;
   if (applier_) {
@@ -167,6 +168,8 @@ Status Stager::settle(const std::string& relay, Incoming& incoming) {
     }
   } else if (Status status = plan_for(incoming); !status) {
     return status;
+  } else if (status = plan_without_nccl(relay, incoming); !status) {
+    return status;
   }
   const bool fits = activation_ && incoming.plan.image_bytes <= image_bytes_ &&
                     (viewed || *activation_ != Activation::kView);
@@ -245,7 +248,7 @@ Status Stager::open_shares(Incoming& incoming) {
   incoming.shares.resize(incoming.sources.size());
   for (std::size_t i = 0; i < incoming.sources.size(); ++i) {
     const bool read = incoming.activation == Activation::kView || incoming.plan.share_bytes[i] != 0;
-    if (!read) continue;
+    if (!read || incoming.sources[i].transport == TransportChoice::kNccl) continue;
     auto opened = sources_.open(incoming.manifest.shares[i].rank, incoming.sources[i]);
     if (!opened) return opened.status();
     incoming.shares[i] = std::move(*opened);
@@ -324,20 +327,31 @@ Status Stager::fetch(Incoming& incoming, std::span<std::byte> image) {
   const auto began = Clock::now();
   Fetch what{incoming.version, incoming.manifest, incoming.plan, image,
              incoming.shares,  progress_,         {}};
-  if (!incoming.there.empty()) what.there = &incoming.there;
+  std::vector<char> by_nccl;
+  if (Status status = fetch_by_nccl(incoming, what, by_nccl); !status) {
+    incoming.shares.clear();
+    return status;
+  }
+  std::vector<char> there = by_nccl;
+  if (!incoming.there.empty()) {
+    there.resize(incoming.there.size());
+    for (std::size_t i = 0; i < there.size(); ++i) there[i] = there[i] | incoming.there[i];
+  }
+  if (!there.empty()) what.there = &there;
   const auto bring = [&] {
     return room_->memory().fetch(what, sources_.credit(), [&] { return cancelled(incoming.op); });
   };
   Status status = bring();
-  if (status.code() == Code::kMismatch && what.there != nullptr) {
+  if (status.code() == Code::kMismatch && !incoming.there.empty()) {
     // Read too early after all. Now the sources hold still.
     base::log(LogLevel::kWarn, "read_ahead_failed",
               {{"version", to_string(incoming.version)},
                {"why", status.to_string()},
                {"next", "copied again"}});
-    what.there = nullptr;
+    what.there = by_nccl.empty() ? nullptr : &by_nccl;
     status = bring();
   }
+  if (NcclLane* const nccl = sources_.nccl(); nccl != nullptr) nccl->settle();
   incoming.shares.clear();  // the sources may write there again
   if (!status) {
     sources_.drop_peer_lanes();

@@ -16,6 +16,7 @@
 #include "base/signal_mask.hpp"
 #include "base/trace_use.hpp"
 #include "driver/cuda.hpp"
+#include "driver/nccl.hpp"
 #include "metrics/use.hpp"
 #include "protocol/receiver.hpp"
 #include "stream/coordinator_link.hpp"
@@ -106,6 +107,20 @@ protocol::ReceiverReport report_of(const SubscriberStatus& status) {
 Status without_cuda(const SubscriberOptions& options, const Status& why) {
   return Status(why.code(), "device is " + std::to_string(options.device) + ", but " +
                                 why.message() + "; with device = -1 versions lie in host memory");
+}
+
+/// What option transport = nccl lacks here.
+Status without_nccl(const SubscriberOptions& options) {
+  if (options.transport != TransportChoice::kNccl) return Status::ok();
+  if (options.device < 0) {
+    return Status(Code::kInvalid,
+                  "transport = nccl takes versions into a device's memory, and device is none: set "
+                  "device, or transport to auto");
+  }
+  const auto nccl = driver::load_nccl();
+  if (nccl) return Status::ok();
+  return Status(nccl.status().code(), "transport = nccl, but " + nccl.status().message() +
+                                          "; with transport = auto versions come another way");
 }
 
 }  // namespace
@@ -357,6 +372,7 @@ Subscriber::~Subscriber() = default;
 Result<Subscriber> Subscriber::open(SubscriberOptions options, std::shared_ptr<Applier> applier) {
   try {
     if (Status status = subscriber::complete_options(options); !status) return status;
+    if (Status status = without_nccl(options); !status) return status;
     auto place = stream::meeting_place(options.directory,
                                        base::environment("XDG_RUNTIME_DIR").value_or(""),
                                        options.job, options.policy);

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "driver/cuda.hpp"
+#include "integration/device_toy.hpp"
 #include "integration/local_job.hpp"
 #include "support/fake_cuda.hpp"
 
@@ -13,58 +14,6 @@ namespace weightcast {
 namespace {
 
 using namespace test;
-
-/// A ToyPolicy in the memory of a device, but for one tensor that stays with the host.
-class DeviceToy {
- public:
-  DeviceToy(driver::FakeCuda& cuda, ToyPolicy& policy) : cuda_(cuda), policy_(policy) {
-    for (const auto& tensor : policy.tensors) {
-      void* memory = nullptr;
-      if (tensor.info.bytes() != 0 && tensor.info.name != "norm.steps") {
-        memory = *cuda_.allocate(0, tensor.info.bytes());
-      }
-      memory_.push_back(memory);
-    }
-    stream_ = *cuda_.create_stream(0, false);
-    step(0);
-  }
-  ~DeviceToy() {
-    cuda_.run_all();
-    for (void* memory : memory_) cuda_.free(0, memory);
-    cuda_.destroy_stream(0, stream_);
-  }
-  DeviceToy(const DeviceToy&) = delete;
-  DeviceToy& operator=(const DeviceToy&) = delete;
-
-  /// As an optimizer's kernels do, behind all that is queued.
-  void step(std::uint64_t number) {
-    policy_.step(number);
-    for (std::size_t i = 0; i < memory_.size(); ++i) {
-      if (memory_[i] == nullptr) continue;
-      cuda_.enqueue(0, stream_, [to = memory_[i], bytes = *policy_.tensors[i].bytes] {
-        std::memcpy(to, bytes.data(), bytes.size());
-      });
-    }
-  }
-  Publisher::Lister lister() {
-    return [this, inner = policy_.lister()](TensorList& list) {
-      if (Status s = inner(list); !s) return s;
-      for (std::size_t i = 0; i < memory_.size(); ++i) {
-        if (memory_[i] == nullptr) continue;
-        list.tensors[i].data = memory_[i];
-        list.tensors[i].device = 0;
-      }
-      list.stream = stream_;
-      return Status::ok();
-    };
-  }
-
- private:
-  driver::FakeCuda& cuda_;
-  ToyPolicy& policy_;
-  std::vector<void*> memory_;
-  driver::Stream stream_ = nullptr;
-};
 
 class DeviceStaging : public LocalJob {
  protected:

@@ -57,6 +57,51 @@ TEST_F(SessionHostTest, AllWhoAreExpectedGoTogetherFromTheFirstBucketThatSomebod
   EXPECT_EQ(host.ask(second, now).rank, 1);
 }
 
+TEST_F(SessionHostTest, AnOfferKnowsHowManyAreExpectedOfIt) {
+  SessionOffer offer = offer_of(1);
+  offer.expected = 1;
+  host.offer(offer, now);
+  EXPECT_TRUE(host.is_idle());
+  host.ask(ask_of(1), now);
+  EXPECT_FALSE(host.is_idle());
+  EXPECT_EQ(start().receivers, std::vector<std::string>{"engine1"});
+}
+
+TEST_F(SessionHostTest, WhoIsGoneIsWaitedForNoMore) {
+  host.offer(offer_of(1), now);
+  host.ask(ask_of(1), now);
+  host.gone("engine1", now);
+  EXPECT_TRUE(host.is_idle());
+  host.gone("engine1", now);
+  // While the id is being made: it begins anew, without.
+  host.ask(ask_of(1), now);
+  host.ask(ask_of(2), now);
+  const HostAction late = only_action();
+  host.gone("engine1", now);
+  host.id_made(late.session, id_of(late.session), now);
+  EXPECT_TRUE(host.take_actions().empty());
+  host.ask(ask_of(3), now);
+  const HostAction running = start();
+  EXPECT_EQ(running.receivers, (std::vector<std::string>{"engine2", "engine3"}));
+  // In the middle: the session cannot come to its end.
+  host.gone("engine2", now);
+  const HostAction abort = only_action();
+  EXPECT_EQ(abort.kind, HostAction::Kind::kAbort);
+  EXPECT_EQ(abort.session, running.session);
+}
+
+TEST_F(SessionHostTest, ASessionBeginsWithThoseWhoHaveJustAsked) {
+  options.fresh = std::chrono::milliseconds(60);
+  host = SessionHost(options);
+  host.offer(offer_of(1), now);
+  host.ask(ask_of(1), now);
+  pass(std::chrono::milliseconds(70));
+  host.ask(ask_of(2), now);
+  EXPECT_TRUE(host.take_actions().empty()) << "the first one may have gone";
+  host.ask(ask_of(1), now);
+  EXPECT_EQ(start().receivers.size(), 2u);
+}
+
 TEST_F(SessionHostTest, WhoIsMissingIsNotWaitedForBeyondTheWindowAndGoesNext) {
   host.offer(offer_of(1), now);
   (void)host.ask(ask_of(1), now);

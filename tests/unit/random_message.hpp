@@ -128,6 +128,7 @@ class RandomMessage {
       out.device_memory = from(std::string_view("\0\x01\xff", 3), 64, 64);
       out.device_offset = u64();
     }
+    if (below(2) == 0) out.nccl_device = "GPU-" + from("0123456789abcdef-@", 1, 80);
     const std::uint64_t count = below(6);
     for (std::uint64_t i = 0; i < count; ++i) {
       plan::ShareEntry entry;

@@ -110,6 +110,65 @@ TEST(ShareSourceChoice, SharedMemoryIsNotReadOverCudaIpc) {
   EXPECT_NE(source.status().message().find("staging to device"), std::string::npos);
 }
 
+struct NcclCase {
+  const char* name;
+  const char* host;
+  const char* offered;  ///< the GPU by which the trainer sends; empty: none
+  TransportChoice wanted;
+  NcclWay way;
+  const char* expected;  ///< a transport, or words of the refusal
+};
+
+class NcclChoice : public ::testing::TestWithParam<NcclCase> {};
+
+TEST_P(NcclChoice, IsTakenWhereBothEndsHaveIt) {
+  const NcclCase& given = GetParam();
+  plan::Share share = share_of(given.host, "tcp://a:1");
+  share.nccl_device = given.offered;
+  const auto source = choose_source(share, kWanted, "", given.wanted, "here", given.way);
+  const std::string expected = given.expected;
+  if (!source) {
+    EXPECT_EQ(source.status().code(), Code::kUnavailable);
+    EXPECT_NE(source.status().message().find(expected), std::string::npos)
+        << source.status().message();
+    return;
+  }
+  EXPECT_EQ(describe_sources(std::vector<ShareSource>{*source}, ""), expected);
+  const bool is_here = expected == "shm";
+  EXPECT_EQ(source->address.endpoint, is_here ? "" : "tcp://a:1");
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, NcclChoice,
+    ::testing::Values(
+        NcclCase{"OtherHost", "there", "GPU-1", TransportChoice::kAuto, {"", "GPU-2"}, "nccl"},
+        NcclCase{"SameHost", "here", "GPU-1", TransportChoice::kAuto, {"", "GPU-2"}, "shm"},
+        NcclCase{"SameHostNccl", "here", "GPU-1", TransportChoice::kNccl, {"", "GPU-2"}, "nccl"},
+        NcclCase{"NotOffered", "there", "", TransportChoice::kAuto, {"", "GPU-2"}, "tcp"},
+        NcclCase{"NotOfferedNccl", "there", "", TransportChoice::kNccl, {"", "GPU-2"},
+                 "its trainer offers none; set transport to auto"},
+        NcclCase{"NotHere", "there", "GPU-1", TransportChoice::kAuto, {"no libnccl"}, "tcp"},
+        NcclCase{"NotHereNccl", "there", "GPU-1", TransportChoice::kNccl, {"no libnccl"},
+                 "does not come over nccl: no libnccl"},
+        NcclCase{"TheTrainersGpu", "there", "GPU-1", TransportChoice::kNccl, {"", "GPU-1"},
+                 "the trainer's own GPU"},
+        NcclCase{"FellBack", "there", "GPU-1", TransportChoice::kNccl, {"it failed", "GPU-2", true},
+                 "tcp"},
+        NcclCase{"FellBackHere", "here", "GPU-1", TransportChoice::kNccl,
+                 {"it failed", "GPU-2", true}, "shm"},
+        NcclCase{"TcpAskedFor", "there", "GPU-1", TransportChoice::kTcp, {"", "GPU-2"}, "tcp"}),
+    [](const auto& given) { return std::string(given.param.name); });
+
+TEST(ShareSourceChoice, AnEndpointForNcclAloneIsNotReadOverTcp) {
+  plan::Share share = share_of("there", "tcp://a:1");
+  share.device = "GPU-1";
+  share.nccl_device = "GPU-1";
+  const auto source = choose_source(share, kWanted, "", TransportChoice::kAuto, "here");
+  EXPECT_EQ(source.status().code(), Code::kUnavailable);
+  EXPECT_NE(source.status().message().find("staging to host"), std::string::npos)
+      << source.status().message();
+}
+
 TEST(ShareSourceChoice, ARelayServesAllShares) {
   const auto source = choose_source(share_of("here", "tcp://a:1"), kWanted, "tcp://engine:2",
                                     TransportChoice::kAuto, "here");

@@ -91,7 +91,7 @@ Status BucketFlow::load() {
                                   " bytes in a known group, got " + std::to_string(step.bytes)};
     }
     Place& place = places_[index];
-    place = {nullptr, buffer, {}};
+    place = {nullptr, buffer, false, {}};
     if (sends(step)) {
       auto from = end_.load(step, buffer, gpu_.copy());
       if (!from) return from.status();
@@ -112,9 +112,9 @@ Status BucketFlow::load() {
 Result<bool> BucketFlow::issue(Clock::time_point now) {
   bool happened = false;
   if (wired_ < issued_) {
-    const FlowStep& step = steps_[wired_];
-    if (communicator(step)->handle() == nullptr) return false;  // still being taken over
-    if (Status s = follow(step, wired_ % places_.size()); !s) return s;
+    if (communicator(steps_[wired_])->handle() == nullptr) return false;  // still being taken over
+    const driver::Event wired = gpu_.events(wired_ % places_.size()).wired;
+    if (Status s = gpu_.cuda().record(gpu_.device(), wired, gpu_.wire()); !s) return s;
     ++wired_;
     happened = true;
   }
@@ -150,32 +150,29 @@ Result<bool> BucketFlow::issue(Clock::time_point now) {
   return true;
 }
 
-/// Queues what comes behind an operation that is on its stream.
-Status BucketFlow::follow(const FlowStep& step, std::size_t index) {
-  driver::Cuda& cuda = gpu_.cuda();
-  const NcclGpu::Events& events = gpu_.events(index);
-  if (Status s = cuda.record(gpu_.device(), events.wired, gpu_.wire()); !s) return s;
-  const bool is_placed = (step.kind == Kind::kBroadcastTo || step.kind == Kind::kReceive) &&
-                         places_[index].to == gpu_.ring().at(index);
-  if (!is_placed) return Status::ok();
-  if (Status s = cuda.wait(gpu_.device(), gpu_.copy(), events.wired); !s) return s;
-  const std::span<const std::byte> bytes(gpu_.ring().at(index), step.bytes);
-  if (Status s = end_.place(step, bytes, gpu_.copy()); !s) return s;
-  return cuda.record(gpu_.device(), events.placed, gpu_.copy());
-}
-
-/// @return whether a step came to its end
+/// Takes steps that are over. What goes to its place from a buffer goes there once the buffer is whole:
+/// a copy that was queued behind a kernel would run whenever that one comes to its end, an abort that
+/// takes too long included.
+/// @return whether something happened
 Result<bool> BucketFlow::complete(Clock::time_point now) {
   bool some = false;
   for (; done_ < wired_; ++done_) {
     const FlowStep& step = steps_[done_];
     const std::size_t index = done_ % places_.size();
     const NcclGpu::Events& events = gpu_.events(index);
-    const bool is_placed = (step.kind == Kind::kBroadcastTo || step.kind == Kind::kReceive) &&
-                           places_[index].to == gpu_.ring().at(index);
-    auto over = gpu_.cuda().done(gpu_.device(), is_placed ? events.placed : events.wired);
+    Place& place = places_[index];
+    auto over = gpu_.cuda().done(gpu_.device(), place.is_placing ? events.placed : events.wired);
     if (!over) return over;
     if (!*over) break;
+    const bool is_placed = (step.kind == Kind::kBroadcastTo || step.kind == Kind::kReceive) &&
+                           place.to == gpu_.ring().at(index);
+    if (is_placed && !place.is_placing) {
+      const std::span<const std::byte> bytes(gpu_.ring().at(index), step.bytes);
+      if (Status s = end_.place(step, bytes, gpu_.copy()); !s) return s;
+      if (Status s = gpu_.cuda().record(gpu_.device(), events.placed, gpu_.copy()); !s) return s;
+      place.is_placing = true;
+      return true;
+    }
     base::trace_span("wire", sends(step) ? "nccl send" : "nccl receive", places_[index].begun, now,
                      {.bucket = step.bucket, .bytes = static_cast<std::int64_t>(step.bytes)});
     end_.done(step);

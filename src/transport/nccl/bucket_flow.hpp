@@ -42,7 +42,8 @@ class BucketEnd {
   /// For a receiver: device memory that takes the bytes as they are; null: they go to a buffer, and
   /// place() is called.
   virtual void* direct(const FlowStep& step) = 0;
-  /// Queues copies from the buffer to where the bytes belong.
+  /// The bytes are in the buffer: queues copies from there to where they belong. Nothing of NCCL is
+  /// before them on the stream.
   virtual Status place(const FlowStep& step, std::span<const std::byte> buffer,
                        driver::Stream stream) = 0;
   /// All of the step is over; called in the order of the steps.
@@ -78,6 +79,7 @@ class BucketFlow {
   struct Place {  // a buffer of the ring, while a step has it
     const void* from = nullptr;
     void* to = nullptr;
+    bool is_placing = false;  ///< its bytes are here, and on the way to their place
     Clock::time_point begun{};
   };
   static bool sends(const FlowStep& step) noexcept;
@@ -85,7 +87,6 @@ class BucketFlow {
   Status go_on(Clock::time_point now);
   Status load();
   Result<bool> issue(Clock::time_point now);
-  Status follow(const FlowStep& step, std::size_t place);
   Result<bool> complete(Clock::time_point now);
   Communicator* communicator(const FlowStep& step) { return gpu_.find(groups_[step.group]); }
 

@@ -83,6 +83,20 @@ SessionAnswer SessionHost::ask(const SessionAsk& ask, Clock::time_point now) {
   return {};
 }
 
+void SessionHost::gone(const std::string& name, Clock::time_point now) {
+  const auto it = guests_.find(name);
+  if (it == guests_.end() || it->second.is_done) return;
+  const bool was_member = it->second.in_session == session_;
+  const bool is_chosen = std::find(members_.begin(), members_.end(), name) != members_.end();
+  guests_.erase(it);
+  if (phase_ == Phase::kRunning && was_member) {
+    abort();
+  } else if (phase_ == Phase::kMakingId && is_chosen) {
+    phase_ = Phase::kIdle;  // the id comes too late
+  }
+  gather(now);
+}
+
 SessionAnswer SessionHost::go(const std::string& name) const {
   const auto rank = std::find(members_.begin(), members_.end(), name) - members_.begin() + 1;
   return {Kind::kGo, {}, session_, id_, static_cast<int>(rank),
@@ -119,14 +133,19 @@ void SessionHost::gather(Clock::time_point now) {
     phase_ = Phase::kGathering;
     gathering_since_ = now;
   }
-  const auto is_ready = [&](const std::string& name) { return guests_.at(name).ask.is_ready; };
+  const auto is_ready = [&](const std::string& name) {
+    const Guest& guest = guests_.at(name);
+    return guest.ask.is_ready &&
+           (options_.fresh == Duration::zero() || now - guest.heard <= options_.fresh);
+  };
   if (options_.is_p2p) {
     // One alone needs nobody else.
     const auto it = std::find_if(here.begin(), here.end(), is_ready);
     if (it != here.end()) begin({*it});
     return;
   }
-  const std::size_t most = options_.expected != 0 ? options_.expected : options_.most;
+  const std::uint32_t expected = offer_->expected != 0 ? offer_->expected : options_.expected;
+  const std::size_t most = expected != 0 ? expected : options_.most;
   const Duration window = failures_ > 0 ? options_.silent : options_.window;
   if (here.size() < most && now - gathering_since_ < window) return;
   if (!std::all_of(here.begin(), here.end(), is_ready)) return;

@@ -59,6 +59,8 @@ struct SessionOptions {
   Duration ask_every = std::chrono::milliseconds(10);    ///< a receiver that waits
   Duration silent = std::chrono::milliseconds(500);  ///< who has not asked for that long is gone; the
                                                      ///< window after a failure
+  Duration fresh{};  ///< a session begins with those alone who have asked within that time, so that one
+                     ///< who has just gone is waited for until it counts as silent; 0: with all
   Duration give_up = std::chrono::seconds(5);     ///< a receiver without an answer
   Duration wait_most = std::chrono::seconds(60);  ///< a receiver that is told to wait
   std::uint32_t failures = 3;  ///< in a row; then NCCL is given up for the version
@@ -71,6 +73,7 @@ struct SessionOffer {
   std::uint64_t plan = 0;
   std::string device;
   int nccl_version = 0;
+  std::uint32_t expected = 0;  ///< in the place of SessionOptions::expected; 0: that one
 };
 
 /// The source's side, for one share and one GPU. Thread safety: one thread.
@@ -98,6 +101,8 @@ class SessionHost {
   void withdraw(Clock::time_point now);
 
   SessionAnswer ask(const SessionAsk& ask, Clock::time_point now);
+  /// Who has that name wants something else than what is offered.
+  void gone(const std::string& name, Clock::time_point now);
   void id_made(std::uint64_t session, const Result<driver::NcclUniqueId>& id, Clock::time_point now);
   /// At once when the flow fails; flow_ended() follows. Who asks is not told to go any more.
   void flow_failing(std::uint64_t session);
@@ -108,6 +113,8 @@ class SessionHost {
   /// What is to be done, once.
   std::vector<Action> take_actions();
 
+  /// Whether nobody asks and nothing is under way.
+  bool is_idle() const noexcept { return phase_ == Phase::kIdle; }
   /// Why receivers are sent to another transport; ok: they are not.
   const Status& status() const noexcept { return refused_; }
 
@@ -129,7 +136,7 @@ class SessionHost {
   std::vector<std::string> waiting() const;
   SessionAnswer go(const std::string& name) const;
 
-  const SessionOptions options_;
+  SessionOptions options_;
   std::optional<SessionOffer> offer_;
   std::map<std::string, Guest> guests_;
   Phase phase_ = Phase::kIdle;

@@ -46,6 +46,8 @@ void SessionClient::send(const SessionAsk& ask, Clock::time_point now) {
     reopen_at_ = now + backoff_;
   }
   DataRequest request{.id = ++last_, .kind = RequestKind::kSession, .segment = share_};
+  request.segment.version = ask.version;
+  request.segment.generation = ask.generation;
   request.session = ask;
   (void)connection_->send(encode(request));
 }

@@ -17,7 +17,8 @@ namespace weightcast::transport {
 /// Carries the asks of a SessionGuest, and the answers. Nothing waits. Thread safety: one thread.
 class SessionClient {
  public:
-  /// @param share whose source is asked; endpoint and from_engine say where
+  /// @param share whose source is asked, for this version of it and later ones; endpoint and from_engine
+  ///   say where
   /// @param keys null: no encryption, for tests of this folder alone
   /// @return kInvalid for the endpoint or a key that there is not, kExhausted
   static Result<std::unique_ptr<SessionClient>> open(const SegmentAddress& share,

@@ -1,0 +1,67 @@
+#include "stream/nccl_steps.hpp"
+
+#include <algorithm>
+
+namespace weightcast::stream {
+namespace {
+
+constexpr std::uint64_t kFewBuckets = 16;
+constexpr std::uint64_t kLeastBucket = 16 << 10;
+constexpr std::uint64_t kPage = 4096;
+
+}  // namespace
+
+std::uint64_t nccl_bucket_bytes(std::uint64_t payload_bytes) noexcept {
+  const std::uint64_t part = payload_bytes / kFewBuckets / kPage * kPage + kPage;
+  return std::clamp(part, kLeastBucket, kMaxNcclBucket);
+}
+
+std::uint32_t nccl_buckets(std::uint64_t payload_bytes) noexcept {
+  const std::uint64_t bytes = nccl_bucket_bytes(payload_bytes);
+  return static_cast<std::uint32_t>(payload_bytes / bytes + (payload_bytes % bytes != 0 ? 1 : 0));
+}
+
+std::uint64_t nccl_plan(std::uint64_t payload_bytes) noexcept {
+  std::uint64_t hash = 0xcbf29ce484222325ULL;
+  for (std::uint64_t value : {payload_bytes, nccl_bucket_bytes(payload_bytes)}) {
+    for (int byte = 0; byte < 8; ++byte, value >>= 8) {
+      hash = (hash ^ (value & 0xff)) * 0x100000001b3ULL;
+    }
+  }
+  return hash;
+}
+
+std::vector<transport::FlowStep> nccl_steps(std::uint64_t payload_bytes, std::uint32_t first,
+                                            int rank, int size) {
+  using Kind = transport::FlowStep::Kind;
+  const bool is_source = rank == 0;
+  const bool is_pair = size == 2;
+  const Kind kind = is_source ? (is_pair ? Kind::kSend : Kind::kBroadcastFrom)
+                              : (is_pair ? Kind::kReceive : Kind::kBroadcastTo);
+  const std::uint64_t bytes = nccl_bucket_bytes(payload_bytes);
+  std::vector<transport::FlowStep> steps;
+  for (std::uint32_t bucket = first; bucket < nccl_buckets(payload_bytes); ++bucket) {
+    const std::uint64_t offset = bucket * bytes;
+    steps.push_back({kind, 0, is_source && is_pair ? 1 : 0, bucket,
+                     std::min(bytes, payload_bytes - offset)});
+  }
+  return steps;
+}
+
+transport::NcclOptions nccl_options() noexcept {
+  transport::NcclOptions options;
+  options.join = std::chrono::seconds(6);
+  options.silence = std::chrono::seconds(3);
+  options.leave = std::chrono::seconds(2);
+  options.abort = std::chrono::seconds(5);
+  return options;
+}
+
+transport::SessionOptions nccl_session_options() noexcept {
+  transport::SessionOptions options;
+  options.fresh = std::chrono::milliseconds(60);
+  options.give_up = std::chrono::seconds(3);
+  return options;
+}
+
+}  // namespace weightcast::stream

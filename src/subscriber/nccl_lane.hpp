@@ -1,0 +1,96 @@
+// An engine's end of NCCL: asks a share's source for a place in a communicator, takes the share's
+// buckets, and copies them to where they belong.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "driver/cuda.hpp"
+#include "driver/nccl.hpp"
+#include "keys/key_ring.hpp"
+#include "transport/nccl/bucket_flow.hpp"
+#include "transport/nccl/session.hpp"
+#include "transport/tcp/session_client.hpp"
+#include "transport/transport.hpp"
+
+namespace weightcast::subscriber {
+
+/// `bytes` bytes of a share's payload, and where they go in device memory.
+struct NcclRun {
+  std::uint64_t source = 0;
+  std::byte* target = nullptr;
+  std::uint64_t bytes = 0;
+};
+
+/// One share on its way in.
+struct NcclShare {
+  transport::SegmentAddress address;
+  std::vector<NcclRun> runs;  ///< by `source`, apart from each other
+  /// Called with the bytes of each bucket, when they are in their places; may be empty.
+  std::function<void(std::uint64_t bytes)> placed{};
+};
+
+struct NcclLaneOptions {
+  std::string name;  ///< of this receiver, unique in the job
+  int device = 0;
+  std::shared_ptr<const keys::KeyRing> keys{};
+  transport::SessionOptions session{};
+  transport::NcclOptions gpu{};  ///< bucket_bytes follows the shares
+};
+
+/// The one rule about memory: NCCL reads and writes its own buckets alone. What goes to an image are
+/// copies of this lane, out of buckets that have come whole, on a stream of their own. So a failed
+/// transfer leaves nothing behind that could write to the image later, however long its abort takes;
+/// only the buckets wait for that, and the next transfer with them.
+///
+/// Streams, events and buckets are taken with the first share, and anew when shares outgrow the buckets.
+/// Communicators live as long as bring() and settle().
+/// Thread safety: one thread.
+class NcclLane {
+ public:
+  /// @return what CUDA says of the device
+  static Result<std::unique_ptr<NcclLane>> open(std::shared_ptr<driver::Nccl> nccl,
+                                                std::shared_ptr<driver::Cuda> cuda,
+                                                NcclLaneOptions options);
+  ~NcclLane();
+  NcclLane(const NcclLane&) = delete;
+  NcclLane& operator=(const NcclLane&) = delete;
+
+  const std::string& identity() const noexcept { return identity_; }
+
+  /// Brings a share. Blocks until it is there, or nothing of it is under way to its memory any more: at
+  /// most the options' deadlines, and a moment after `cancelled`.
+  /// @return kCancelled; kStale or what the source refused with (is_refused); else why NCCL failed, as
+  ///   often in a row as options.session.failures says
+  Status bring(const NcclShare& share, const std::function<bool()>& cancelled);
+  /// Whether the last failure was the source's word: NCCL itself may serve another time.
+  bool is_refused() const noexcept { return is_refused_; }
+  /// Lets communicators end that bring() has left. Blocks for a moment.
+  void settle();
+
+ private:
+  NcclLane(std::shared_ptr<driver::Nccl> nccl, std::shared_ptr<driver::Cuda> cuda,
+           NcclLaneOptions options, std::string identity);
+  struct Client {
+    std::unique_ptr<transport::SessionClient> to;
+    bool is_used = false;  ///< since the last settle()
+  };
+  Status make_room(std::uint64_t payload_bytes);
+  Result<transport::SessionClient*> client_of(const transport::SegmentAddress& address);
+
+  const std::shared_ptr<driver::Nccl> nccl_;
+  const std::shared_ptr<driver::Cuda> cuda_;
+  const NcclLaneOptions options_;
+  const std::string identity_;
+  driver::Event copied_ = nullptr;
+  std::unique_ptr<transport::NcclGpu> gpu_;
+  std::map<std::string, Client> clients_;  ///< by the object's owner
+  std::uint64_t asked_ = 0;  ///< the last incarnation that asked
+  bool is_refused_ = false;
+};
+
+}  // namespace weightcast::subscriber

@@ -1,0 +1,277 @@
+// Versions over NCCL, where something goes wrong.
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+
+#include "base/failpoint.hpp"
+#include "integration/nccl_job.hpp"
+
+namespace weightcast {
+namespace {
+
+using namespace test;
+
+/// Holds the first thread that passes a failpoint there, as SIGSTOP does, until it is let go.
+class Stop {
+ public:
+  explicit Stop(const char* where) {
+    name() = where;
+    state() = kArmed;
+    base::failpoint_handler().store(&passed);
+  }
+  ~Stop() {
+    base::failpoint_handler().store(nullptr);
+    let_go();
+  }
+  Stop(const Stop&) = delete;
+  Stop& operator=(const Stop&) = delete;
+
+  static bool holds() {
+    const std::lock_guard lock(mutex());
+    return state() == kHolding;
+  }
+  static void let_go() {
+    const std::lock_guard lock(mutex());
+    state() = kOff;
+    changed().notify_all();
+  }
+
+ private:
+  enum State { kOff, kArmed, kHolding };
+  static std::mutex& mutex() {
+    static std::mutex one;
+    return one;
+  }
+  static std::condition_variable& changed() {
+    static std::condition_variable one;
+    return one;
+  }
+  static std::string& name() {
+    static std::string one;
+    return one;
+  }
+  static State& state() {
+    static State one = kOff;
+    return one;
+  }
+  static void passed(const char* where, unsigned long long) {
+    std::unique_lock lock(mutex());
+    if (state() != kArmed || name() != where) return;
+    state() = kHolding;
+    changed().wait(lock, [] { return state() != kHolding; });
+  }
+};
+
+class NcclJobFaults : public NcclJob {
+ protected:
+  bool is_over_nccl(std::size_t engine) const {
+    return engines[engine]->status().transport == "nccl";
+  }
+};
+
+TEST_F(NcclJobFaults, AfterEveryErrorOfNcclVersionsComeOverNcclAgain) {
+  open_devices(3);
+  train(1, Mode::kBroadcast, Staging::kDevice);
+  add_engines(2);
+  bring();
+  const LogLines lines;
+  for (const char* const call : {"unique_id", "init_rank", "state", "broadcast", "register_memory",
+                                 "deregister_memory", "finalize", "destroy"}) {
+    for (const std::uint64_t nth : {1, 3}) {
+      SCOPED_TRACE(std::string(call) + " number " + std::to_string(nth));
+      nccl->fail(call, Status(Code::kInternal, "injected"), nth);
+      bring();
+      bring();
+      if (HasFatalFailure()) return;
+    }
+  }
+  EXPECT_TRUE(is_over_nccl(0)) << engines[0]->status().transport_reason;
+  EXPECT_TRUE(is_over_nccl(1)) << engines[1]->status().transport_reason;
+  EXPECT_FALSE(lines.contain("event=receiver_lagging")) << "a failure cost an attempt its time";
+}
+
+TEST_F(NcclJobFaults, AfterThreeFailuresAnEngineGoesOnOverAnotherTransport) {
+  open_devices(2);
+  train(1, Mode::kBroadcast, Staging::kHost);
+  add_engines(1);
+  bring();
+  const LogLines lines;
+  for (std::uint64_t nth = 1; nth <= 12; ++nth) {
+    nccl->fail("receive", Status(Code::kUnavailable, "the link is broken"), nth);
+  }
+  bring();
+  bring();
+  EXPECT_TRUE(lines.contain("event=nccl_fell_back"));
+  EXPECT_EQ(engines[0]->status().transport, "shm");
+  const std::string why = engines[0]->status().transport_reason;
+  EXPECT_TRUE(has(why, "(nccl: NCCL failed 3 times")) << why;
+  EXPECT_TRUE(has(why, "the link is broken")) << why;
+}
+
+TEST_F(NcclJobFaults, SurvivorsOfAGpuThatDiesInTheMiddleGoOn) {
+  open_devices(4);
+  train(1, Mode::kBroadcast, Staging::kHost);
+  add_engines(3);
+  bring();
+  Stop stop("trainer.sending");
+  publish();
+  ASSERT_TRUE(eventually([] { return Stop::holds(); }));
+  nccl->die(2);
+  Stop::let_go();
+  for (int i = 0; i < 2; ++i) bring();
+  EXPECT_TRUE(is_over_nccl(0));
+}
+
+TEST_F(NcclJobFaults, AStoppedEngineHoldsUpNeitherTheTrainerNorTheOthers) {
+  open_devices(3);
+  attempt_timeout = 5s;
+  train(1, Mode::kBroadcast, Staging::kHost);
+  add_engines(2);
+  bring();
+  Stop stop("engine.copying");
+  publish();
+  ASSERT_TRUE(eventually([] { return Stop::holds(); }));
+  const std::uint64_t want = step;
+  ASSERT_TRUE(eventually([&] { return serves(0, want) || serves(1, want); }));
+  const std::size_t survivor = serves(0, want) ? 0 : 1;
+  expect_whole(survivor);
+  expect_whole(1 - survivor);  // what it served before
+  ASSERT_TRUE(Stop::holds());
+  Stop::let_go();
+  bring();
+}
+
+TEST_F(NcclJobFaults, WhenTheTrainerEndsInTheMiddleEnginesServeOnAndFollowTheNextRun) {
+  open_devices(2);
+  train(1, Mode::kBroadcast, Staging::kDevice);
+  add_engines(1);
+  bring();
+  Stop stop("engine.copying");
+  publish();
+  ASSERT_TRUE(eventually([] { return Stop::holds(); }));
+  publishers.clear();
+  devices.clear();
+  policies.clear();
+  expect_whole(0);
+  EXPECT_LT(engines[0]->acquire(soon())->version().number, step);
+  Stop::let_go();
+  step = 0;
+  train(1, Mode::kBroadcast, Staging::kDevice);
+  ASSERT_TRUE(eventually([&] { return publishers[0]->status().receivers.size() == 1; }));
+  publish();
+  ASSERT_TRUE(publishers[0]->flush(soon(), devices[0]->lister()));
+  bring();
+  EXPECT_TRUE(is_over_nccl(0)) << engines[0]->status().transport;
+}
+
+TEST_F(NcclJobFaults, AnEngineThatGivesUpInTheMiddleLeavesNothingBehind) {
+  open_devices(2);
+  train(1, Mode::kP2p, Staging::kHost);
+  add_engines(1);
+  bring();
+  auto stop = std::make_unique<Stop>("trainer.sending");
+  publish();
+  ASSERT_TRUE(eventually([] { return Stop::holds(); }));
+  engines.clear();
+  stop.reset();
+  add_engines(1);
+  bring();
+}
+
+TEST_F(NcclJobFaults, AnAbortThatNeverEndsCostsNcclAndNothingElse) {
+  open_devices(2);
+  expects_leaks = true;
+  attempt_timeout = 8s;
+  train(1, Mode::kBroadcast, Staging::kHost);
+  add_engines(1);
+  bring();
+  const LogLines lines;
+  nccl->hold_aborts();
+  nccl->fail("receive", Status(Code::kInternal, "injected"), 3);
+  bring();
+  bring();
+  EXPECT_EQ(engines[0]->status().transport, "shm");
+  const std::string why = engines[0]->status().transport_reason;
+  EXPECT_TRUE(has(why, "did not end in time")) << why;
+  EXPECT_TRUE(eventually([&] { return lines.contain("event=nccl_lost"); }));
+  nccl->release_aborts();
+}
+
+/// Spoils a byte of some buckets on the way.
+class SpoilingNccl final : public driver::FakeNccl {
+ public:
+  explicit SpoilingNccl(std::shared_ptr<driver::FakeCuda> cuda) : FakeNccl(cuda), cuda_(cuda) {}
+  Result<driver::NcclProgress> receive(driver::NcclComm comm, void* to, std::uint64_t bytes, int peer,
+                                       driver::Stream stream) override {
+    auto called = FakeNccl::receive(comm, to, bytes, peer, stream);
+    if (called && spoils) {
+      cuda_->enqueue(1, stream, [to] { static_cast<std::byte*>(to)[100] ^= std::byte{1}; });
+    }
+    return called;
+  }
+  std::atomic<bool> spoils{false};
+
+ private:
+  const std::shared_ptr<driver::FakeCuda> cuda_;
+};
+
+TEST_F(NcclJobFaults, WhatIsSpoiledOnTheWayIsNotServed) {
+  open_devices(2);
+  auto spoiling = std::make_shared<SpoilingNccl>(cuda);
+  nccl = spoiling;
+  driver::set_nccl(nccl);
+  train(1, Mode::kBroadcast, Staging::kHost);
+  add_engines(1);
+  bring();
+  const std::uint64_t good = step;
+  spoiling->spoils = true;
+  publish();
+  ASSERT_TRUE(eventually([&] { return engines[0]->status().failed > 0; }));
+  EXPECT_TRUE(has(engines[0]->status().last_failure, "do not have the digest"))
+      << engines[0]->status().last_failure;
+  expect_whole_of(0, good);
+  spoiling->spoils = false;
+  bring();
+}
+
+TEST_F(NcclJobFaults, OfTwoEnginesOnOneGpuTheOtherTakesAnotherTransport) {
+  open_devices(2);
+  train(1, Mode::kBroadcast, Staging::kHost);
+  add_engine(engine_options(1));
+  SubscriberOptions other = engine_options(1);
+  other.name = "another";
+  add_engine(other);
+  for (int i = 0; i < 3; ++i) bring();
+  const std::string both =
+      engines[0]->status().transport_reason + engines[1]->status().transport_reason;
+  EXPECT_NE(is_over_nccl(0), is_over_nccl(1));
+  EXPECT_TRUE(has(both, "by the same GPU")) << both;
+}
+
+TEST_F(NcclJobFaults, ALayoutOfSlicesComesAnotherWayAndSaysWhy) {
+  open_devices(2);
+  train(1, Mode::kBroadcast, Staging::kHost);
+  SubscriberOptions options = engine_options(1);
+  options.layout = {{"part", {256, 30}, {{"embed.weight", {0, 50}, {256, 30}}}}};
+  add_engine(options);
+  publish();
+  ASSERT_TRUE(engines[0]->wait_for(1, soon())) << engines[0]->status().last_failure;
+  EXPECT_EQ(engines[0]->status().transport, "shm");
+  const std::string why = engines[0]->status().transport_reason;
+  EXPECT_TRUE(has(why, "(nccl: this engine takes slices")) << why;
+}
+
+TEST_F(NcclJobFaults, WithoutADeviceNcclIsRefusedWithTheReason) {
+  open_devices(1);
+  SubscriberOptions options = engine_options(-1);
+  expect_refusal(Subscriber::open(options).status(), Code::kInvalid, {"transport = nccl", "device"});
+  ToyPolicy policy;
+  PublisherOptions trainer = publisher_options();
+  trainer.transport = TransportChoice::kNccl;
+  expect_refusal(Publisher::open(trainer, policy.lister()).status(), Code::kInvalid,
+                 {"transport = nccl", "host memory"});
+}
+
+}  // namespace
+}  // namespace weightcast
