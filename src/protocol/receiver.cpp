@@ -286,9 +286,11 @@ void Receiver::tick(Clock::time_point now) {
   }
 }
 
-void Receiver::leave(Clock::time_point now) {
+void Receiver::leave(Clock::time_point now, const Version& serves) {
   if (joined_) {
-    send_state(now);  // what was applied just now counts in verdicts
+    // What was switched to just now counts in verdicts.
+    serving_ = std::max(serving_, serves);
+    send_state(now);
     send(Bye{});
   }
   left_ = true;

@@ -81,7 +81,7 @@ class Receiver {
   /// being staged is given up.
   void become_in_place(Clock::time_point now);
   void tick(Clock::time_point now);
-  void leave(Clock::time_point now);
+  void leave(Clock::time_point now, const Version& serves);
   Clock::time_point next_wakeup() const noexcept { return next_send_; }
 
   std::vector<Message> take_outbox() { return std::exchange(outbox_, {}); }

@@ -230,12 +230,8 @@ void Subscriber::Impl::run() {
       return;
     }
   }
-  try {
-    take_events();  // a switch that has just ended is still told
-  } catch (const std::exception& error) {
-    base::log(LogLevel::kError, "receiver_loop_failed", {{"why", error.what()}});
-  }
-  receiver_->leave(Clock::now());
+  // Its thread may not have told yet of the switch that leases see already.
+  receiver_->leave(Clock::now(), serving_.status().serving);
   flush_machine();
   link_.close(kFarewell);
 }

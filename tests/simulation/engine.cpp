@@ -110,7 +110,7 @@ void Engine::on_message(protocol::Peer, const protocol::Message& message) {
 }
 
 void Engine::leave() {
-  receiver_->leave(now());
+  receiver_->leave(now(), serves());
   exchange();
 }
 

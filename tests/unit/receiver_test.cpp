@@ -316,12 +316,14 @@ TEST_F(ReceiverTest, NothingIsHeardAfterLeaving) {
   hear(Welcome{});
   receiver_.take_outbox();
 
-  receiver_.leave(now_);
+  receiver_.leave(now_, {kRun, 1});
   prepare(1, 5);
 
   const auto said = receiver_.take_outbox();
   ASSERT_EQ(said.size(), 2u);
-  EXPECT_TRUE(std::holds_alternative<ReceiverState>(said[0].body)) << "what it has at last";
+  const auto* const last = std::get_if<ReceiverState>(&said[0].body);
+  ASSERT_TRUE(last);
+  EXPECT_EQ(last->serving, (Version{kRun, 1})) << "what its leases get at last";
   EXPECT_TRUE(std::holds_alternative<Bye>(said[1].body));
   EXPECT_TRUE(receiver_.take_actions().empty());
 }
