@@ -13,7 +13,7 @@
 namespace weightcast::cli {
 namespace {
 
-struct Line {
+struct ConfigLine {
   std::string side = "auto";
   std::string file;
   bool is_json = false;
@@ -25,16 +25,16 @@ std::string origin_of(const ConfigKey& key) {
   return key.origin.empty() ? config_source_name(key.source) : key.origin;
 }
 
-std::string quoted(const std::string& value) { return value.empty() ? "(empty)" : value; }
+std::string in_quotes(const std::string& value) { return value.empty() ? "(empty)" : value; }
 
 void print_text(const std::string& side, const std::vector<ConfigKey>& keys, std::ostream& out) {
   out << "[" << side << "]\n";
   for (const ConfigKey& key : keys) {
-    out << key.key << " = " << quoted(key.value) << "    (" << origin_of(key) << ")\n"
+    out << key.key << " = " << in_quotes(key.value) << "    (" << origin_of(key) << ")\n"
         << "    " << key.meaning << "\n"
         << "    type: " << key.type;
     if (key.allowed != key.type) out << ": " << key.allowed;
-    out << "; default: " << quoted(key.default_value) << "; environment:";
+    out << "; default: " << in_quotes(key.default_value) << "; environment:";
     for (const std::string& variable : key.variables) out << " " << variable;
     out << "\n";
   }
@@ -71,7 +71,7 @@ Status check(const Sides& sides, const ConfigSources& sources) {
   return Status::ok();
 }
 
-int config(const Line& line, const Context& context) {
+int config(const ConfigLine& line, const Context& context) {
   const bool is_check = line.check->parsed();
   const ConfigSources sources{context.flags, is_check ? line.checked_file : line.file};
   const Sides sides = sides_of(line.side, sources);
@@ -119,7 +119,7 @@ Command add_config(CLI::App& application) {
   app->footer(
       "Takes --weightcast.KEY=VALUE, as programs do. Exits with 1 where a key or a value is "
       "not allowed.");
-  const auto line = std::make_shared<Line>();
+  const auto line = std::make_shared<ConfigLine>();
   add_side(*app, line->side);
   app->add_option("--config", line->file, "The TOML file to read; else WEIGHTCAST_CONFIG's")
       ->type_name("FILE");

@@ -14,7 +14,7 @@
 namespace weightcast::cli {
 namespace {
 
-struct Line {
+struct DoctorLine {
   std::string side = "auto";
   std::string file;
   std::uint64_t policy_bytes = 0;
@@ -41,7 +41,7 @@ void print_json(const std::vector<Finding>& findings, std::ostream& out) {
   out << all.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
 }
 
-void print_text(const std::vector<Finding>& findings, std::ostream& out) {
+void print_findings(const std::vector<Finding>& findings, std::ostream& out) {
   int errors = 0;
   int warnings = 0;
   for (const Finding& its : findings) {
@@ -56,7 +56,7 @@ void print_text(const std::vector<Finding>& findings, std::ostream& out) {
       << (warnings == 1 ? " warning" : " warnings") << "\n";
 }
 
-int doctor(const Line& line, const Context& context) {
+int doctor(const DoctorLine& line, const Context& context) {
   DoctorOptions options;
   options.sources = {context.flags, line.file};
   const Sides sides = sides_of(line.side, options.sources);
@@ -67,7 +67,7 @@ int doctor(const Line& line, const Context& context) {
   options.patience =
       std::chrono::duration_cast<Duration>(std::chrono::duration<double>(line.timeout_s));
   const std::vector<Finding> findings = diagnose(options);
-  (line.is_json ? print_json : print_text)(findings, context.out);
+  (line.is_json ? print_json : print_findings)(findings, context.out);
   context.out.flush();
   const bool is_bad = std::any_of(findings.begin(), findings.end(), [](const Finding& its) {
     return its.severity == Severity::kError;
@@ -82,7 +82,7 @@ Command add_doctor(CLI::App& application) {
       "doctor", "Find what stands in a job's way on this host, and say what to do about it");
   app->footer(
       "Exits with 1 where it finds an error. Takes --weightcast.KEY=VALUE, as programs do.");
-  const auto line = std::make_shared<Line>();
+  const auto line = std::make_shared<DoctorLine>();
   add_side(*app, line->side);
   app->add_option("--config", line->file, "The TOML file that the job reads")->type_name("FILE");
   app->add_option("--policy-bytes", line->policy_bytes,

@@ -20,7 +20,7 @@
 namespace weightcast::cli {
 namespace {
 
-struct Line {
+struct StatusLine {
   std::vector<std::pair<std::string, std::string>> keys;  ///< of the configuration, and their values
   bool json = false;
   bool is_watched = false;
@@ -43,7 +43,7 @@ std::string time_of_day() {
   return text;
 }
 
-Result<JobStatusOptions> whom(const Line& line, const Context& context) {
+Result<JobStatusOptions> whom(const StatusLine& line, const Context& context) {
   ConfigSources sources{context.flags, {}};
   for (const auto& [key, value] : line.keys) {
     if (!value.empty()) sources.flags.push_back(key + "=" + value);
@@ -54,7 +54,7 @@ Result<JobStatusOptions> whom(const Line& line, const Context& context) {
 }
 
 /// Whether as many engines serve the newest committed version as were expected.
-Status as_expected(const Line& line, const JobStatus& status) {
+Status as_expected(const StatusLine& line, const JobStatus& status) {
   if (!line.expect) return Status::ok();
   const auto serving = static_cast<std::uint64_t>(
       std::count_if(status.engines.begin(), status.engines.end(), [&](const auto& engine) {
@@ -69,7 +69,7 @@ Status as_expected(const Line& line, const JobStatus& status) {
 
 class Show {
  public:
-  Show(const Line& line, const Context& context)
+  Show(const StatusLine& line, const Context& context)
       : line_(line), context_(context), redraws_(line.is_watched && ::isatty(1) == 1) {}
 
   void show(const JobStatus& status) {
@@ -94,12 +94,12 @@ class Show {
   }
 
  private:
-  const Line& line_;
+  const StatusLine& line_;
   const Context& context_;
   const bool redraws_;
 };
 
-int run(const Line& line, const Context& context) {
+int run(const StatusLine& line, const Context& context) {
   const auto options = whom(line, context);
   if (!options) {
     context.err << "weightcast status: " << options.status().message() << "\n";
@@ -126,7 +126,7 @@ int run(const Line& line, const Context& context) {
 Command add_status(CLI::App& application) {
   CLI::App* app = application.add_subcommand(
       "status", "Show who takes part in a job, which version each serves, and what is waited for");
-  const auto line = std::make_shared<Line>();
+  const auto line = std::make_shared<StatusLine>();
   line->keys = {{"job", ""}, {"policy", ""}, {"directory", ""}, {"coordinator", ""}, {"keys", ""}};
   const char* const meanings[] = {"Name of the job", "Name of the policy",
                                   "The meeting place of this host, where it is not the default one",

@@ -10,22 +10,22 @@
 namespace weightcast::driver {
 namespace {
 
-struct Loaded {
+struct LoadedNccl {
   std::mutex mutex;
   std::optional<Result<std::shared_ptr<Nccl>>> machine;  ///< asked once, a failure too
   std::shared_ptr<Nccl> other;
 };
 
 // Never destroyed, as what load_cuda() keeps.
-Loaded& loaded() {
-  static Loaded* const all = new Loaded;
+LoadedNccl& loaded_nccl() {
+  static LoadedNccl* const all = new LoadedNccl;
   return *all;
 }
 
 }  // namespace
 
 Result<std::shared_ptr<Nccl>> load_nccl() {
-  Loaded& all = loaded();
+  LoadedNccl& all = loaded_nccl();
   const std::lock_guard lock(all.mutex);
   if (all.other != nullptr) return all.other;
   if (!all.machine) {
@@ -35,7 +35,7 @@ Result<std::shared_ptr<Nccl>> load_nccl() {
 }
 
 void set_nccl(std::shared_ptr<Nccl> nccl) {
-  Loaded& all = loaded();
+  LoadedNccl& all = loaded_nccl();
   const std::lock_guard lock(all.mutex);
   std::swap(all.other, nccl);
 }
