@@ -34,7 +34,7 @@ struct Cast {
   }
 };
 
-std::vector<Key<TrainerSettings>> make_keys() {
+std::vector<Key<TrainerSettings>> make_trainer_keys() {
   using namespace std::chrono_literals;
   using S = TrainerSettings;
   std::vector<Key<S>> keys;
@@ -95,7 +95,7 @@ std::vector<Key<TrainerSettings>> make_keys() {
 }  // namespace
 
 const std::vector<Key<TrainerSettings>>& trainer_keys() {
-  static const std::vector<Key<TrainerSettings>> keys = make_keys();
+  static const std::vector<Key<TrainerSettings>> keys = make_trainer_keys();
   return keys;
 }
 

@@ -4,7 +4,7 @@
 namespace weightcast::config {
 namespace {
 
-constexpr std::uint64_t kMaxPoints = 1'000'000'000'000'000;
+constexpr std::uint64_t kMaxPointsBehind = 1'000'000'000'000'000;
 
 Text receiver_text() {
   return {std::string(base::kNameRule) + ", or nothing",
@@ -27,7 +27,7 @@ struct Device {
   bool is_allowed(int value) const { return -1 <= value && value <= static_cast<int>(kMost); }
 };
 
-std::vector<Key<WorkerSettings>> make_keys() {
+std::vector<Key<WorkerSettings>> make_worker_keys() {
   using namespace std::chrono_literals;
   using S = WorkerSettings;
   std::vector<Key<S>> keys;
@@ -57,7 +57,7 @@ std::vector<Key<WorkerSettings>> make_keys() {
       "Mode `p2p` over tcp: serve what is served here to those who join.");
   add("verify_view", &S::verify_view, Truth{},
       "Activation `view`: read and check every byte before a version counts as staged.");
-  add("max_staleness", &S::max_staleness, Count{0, kMaxPoints},
+  add("max_staleness", &S::max_staleness, Count{0, kMaxPointsBehind},
       "`acquire()` refuses where the trainer has published a point that is further ahead than "
       "this. "
       "0: serve regardless.");
@@ -71,7 +71,7 @@ std::vector<Key<WorkerSettings>> make_keys() {
 }  // namespace
 
 const std::vector<Key<WorkerSettings>>& worker_keys() {
-  static const std::vector<Key<WorkerSettings>> keys = make_keys();
+  static const std::vector<Key<WorkerSettings>> keys = make_worker_keys();
   return keys;
 }
 

@@ -5,10 +5,10 @@
 namespace weightcast::doctor {
 namespace {
 
-constexpr const char* kSubject = "configuration";
+constexpr const char* kConfigurationSubject = "configuration";
 
 void refuse(const std::string& side, const Status& status, Findings& out) {
-  out.error(kSubject, side + ": " + status.message(),
+  out.error(kConfigurationSubject, side + ": " + status.message(),
             "correct the value there; weightcast config shows all keys with their values and where "
             "these come from");
 }
@@ -40,7 +40,7 @@ void compare(const Patient& patient, Findings& out) {
                         const char* why) {
     if (trainer == worker) return;
     out.error(
-        kSubject,
+        kConfigurationSubject,
         std::string("the trainer has ") + key + " = \"" + trainer + "\", the worker \"" + worker +
             "\": " + why,
         std::string("set ") + key + " before the sections of the file, or alike on both sides");
@@ -84,7 +84,7 @@ Patient examine_configuration(const DoctorOptions& options, Findings& out) {
     patient.base = place->substr(0, place->size() - policy.size() - job.size() - 2);
   }
   if (out.all().size() == before) {
-    out.ok(kSubject, "job " + job + ", policy " + policy + "; every key is known and allowed");
+    out.ok(kConfigurationSubject, "job " + job + ", policy " + policy + "; every key is known and allowed");
   }
   return patient;
 }

@@ -16,7 +16,7 @@
 namespace weightcast::doctor {
 namespace {
 
-constexpr const char* kSubject = "coordinator";
+constexpr const char* kCoordinatorSubject = "coordinator";
 constexpr const char* kVersions = "versions";
 constexpr const char* kSameVersion =
     "install the same weightcast on both sides (weightcast --version shows it) and restart the "
@@ -72,7 +72,7 @@ void report(const Patient& patient, const Asked& asked, const stream::Probe& pro
   switch (probe.end) {
     case stream::ProbeEnd::kAnswered:
       if (!probe.policy.empty() && probe.policy != patient.policy) {
-        out.error(kSubject,
+        out.error(kCoordinatorSubject,
                   asked.named + " publishes policy \"" + probe.policy +
                       "\", but this "
                       "configuration wants \"" +
@@ -80,7 +80,7 @@ void report(const Patient& patient, const Asked& asked, const stream::Probe& pro
                   "set the key policy alike on both sides");
         return;
       }
-      out.ok(kSubject,
+      out.ok(kCoordinatorSubject,
              asked.named + " answered in " +
                  std::to_string(
                      std::chrono::duration_cast<std::chrono::milliseconds>(probe.took).count()) +
@@ -95,17 +95,17 @@ void report(const Patient& patient, const Asked& asked, const stream::Probe& pro
           kSameVersion);
       return;
     case stream::ProbeEnd::kUnreachable:
-      out.error(kSubject, asked.named + " cannot be reached: " + probe.text, no_way_remedy(asked));
+      out.error(kCoordinatorSubject, asked.named + " cannot be reached: " + probe.text, no_way_remedy(asked));
       return;
     case stream::ProbeEnd::kSilent:
       out.error(
-          kSubject,
+          kCoordinatorSubject,
           asked.named + " is connected, but gave no answer within " + within + ": " + probe.text,
           "its process is stopped or overloaded: look at its log and state (ps -o stat); the "
           "flag --timeout waits longer");
       return;
     case stream::ProbeEnd::kNonsense:
-      out.error(kSubject, asked.named + " gave an answer that is none: " + probe.text,
+      out.error(kCoordinatorSubject, asked.named + " gave an answer that is none: " + probe.text,
                 kSameVersion);
       return;
     case stream::ProbeEnd::kWrongRole:
@@ -134,7 +134,7 @@ void ask_over_tcp(const Patient& patient, const std::string& at, const std::stri
   if (probe.end == stream::ProbeEnd::kUnreachable) {
     report(patient, asked, probe, out);
   } else {
-    out.note(kSubject, "somebody listens at " + at + ", who was not asked as " +
+    out.note(kCoordinatorSubject, "somebody listens at " + at + ", who was not asked as " +
                            std::string(keys::role_name(role)) +
                            ": there are no keys for that here");
   }
@@ -154,11 +154,11 @@ void ask_on_host(const Patient& patient, Findings& out) {
   if (!announced) {
     if (announced.status().code() == Code::kNotFound) {
       out.note(
-          kSubject,
+          kCoordinatorSubject,
           "no trainer has announced itself in " + patient.place + "; workers wait for one",
           "start the trainer; if one runs, give both sides the same job, policy and directory");
     } else {
-      out.refused(kSubject, announced.status(),
+      out.refused(kCoordinatorSubject, announced.status(),
                   "remove that file if no trainer runs there, and restart the trainer");
     }
     return;
@@ -167,7 +167,7 @@ void ask_on_host(const Patient& patient, Findings& out) {
       "the coordinator of " + patient.place + " (pid " + std::to_string(announced->pid) + ")";
   const auto state = stream::look_at_place(patient.place);
   if (state && !state->is_held) {
-    out.error(kSubject,
+    out.error(kCoordinatorSubject,
               named +
                   " is dead: it left its announcement, and workers try in vain to reach "
                   "it",
@@ -183,7 +183,7 @@ void ask_on_host(const Patient& patient, Findings& out) {
   }
   if (has_other_shm(announced->pid)) {
     out.warning(
-        kSubject, named + " has another /dev/shm: engines here cannot map its slots",
+        kCoordinatorSubject, named + " has another /dev/shm: engines here cannot map its slots",
         "share it between the containers (docker run --ipc=container:NAME, or one emptyDir on "
         "/dev/shm), or transport = tcp");
   }

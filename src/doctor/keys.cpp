@@ -12,7 +12,7 @@
 namespace weightcast::doctor {
 namespace {
 
-constexpr const char* kSubject = "keys";
+constexpr const char* kKeysSubject = "keys";
 
 bool exists(const std::string& path) {
   struct stat info {};
@@ -45,7 +45,7 @@ void check_folder(const std::string& folder, bool trainer, bool worker, Findings
     const auto ring = keys::KeyRing::load(folder, role);
     if (!ring) {
       out.refused(
-          kSubject, ring.status(),
+          kKeysSubject, ring.status(),
           "copy the folder that weightcast keygen made again, or make a new one for all hosts");
       return;
     }
@@ -53,12 +53,12 @@ void check_folder(const std::string& folder, bool trainer, bool worker, Findings
     set = fingerprint(*ring);
   }
   if (roles.empty()) {
-    out.error(kSubject, folder + " holds neither trainer.secret nor engine.secret",
+    out.error(kKeysSubject, folder + " holds neither trainer.secret nor engine.secret",
               "copy the folder that weightcast keygen made, with the secret of the side that runs "
               "here");
     return;
   }
-  out.ok(kSubject, folder + " holds what a " + roles + " needs; set " + set +
+  out.ok(kKeysSubject, folder + " holds what a " + roles + " needs; set " + set +
                        ", which must be the same on every host of the job");
 }
 
@@ -76,7 +76,7 @@ void check_keys(const Patient& patient, Findings& out) {
   if (!folders.empty() || patient.place.empty()) return;
   const std::string own = patient.place.substr(0, patient.place.rfind('/')) + "/.keys";
   if (!exists(own)) {
-    out.ok(kSubject,
+    out.ok(kKeysSubject,
            "none configured: the members of this host make their own where they need some");
     return;
   }

@@ -8,7 +8,7 @@
 namespace weightcast::doctor {
 namespace {
 
-constexpr const char* kSubject = "limits";
+constexpr const char* kLimitsSubject = "limits";
 constexpr std::uint64_t kUnlimited = ~std::uint64_t{0};
 /// Rank 0 has a connection for each member, and every process some twenty files.
 constexpr std::uint64_t kFewFiles = 256;
@@ -37,38 +37,38 @@ std::string named(const Limit& limit) {
 void judge_limits(const Patient& patient, const Limits& limits, bool has_device, Findings& out) {
   const std::size_t before = out.all().size();
   if (limits.files.soft < kFewFiles) {
-    out.error(kSubject,
+    out.error(kLimitsSubject,
               named(limits.files) + ": a process opens each slot and a connection a member",
               "ulimit -n 4096, or LimitNOFILE=4096 of its systemd unit");
   } else if (limits.files.soft < kComfortableFiles) {
-    out.warning(kSubject, named(limits.files) + " is enough for some hundred members",
+    out.warning(kLimitsSubject, named(limits.files) + " is enough for some hundred members",
                 "ulimit -n 4096 where rank 0 runs");
   }
   const std::uint64_t slot = slot_bytes_of(patient);
   if (limits.file_size.soft < std::max<std::uint64_t>(slot, 1)) {
-    out.error(kSubject,
+    out.error(kLimitsSubject,
               named(limits.file_size) + " bytes: a slot is a file of " + about(slot) +
                   " in /dev/shm, and a larger one ends the process with SIGXFSZ",
               "ulimit -f unlimited");
   }
   if (limits.address_space.soft != kUnlimited) {
-    out.warning(kSubject,
+    out.warning(kLimitsSubject,
                 named(limits.address_space) + " bytes of address space; this configuration maps " +
                     about(shared_bytes_of(patient)) + " and more",
                 "ulimit -v unlimited");
   }
   if (has_device && limits.locked.soft != kUnlimited) {
     out.note(
-        kSubject,
+        kLimitsSubject,
         named(limits.locked) + " bytes: CUDA pins memory regardless, RDMA networks of NCCL do not",
         "ulimit -l unlimited, or docker run --ulimit memlock=-1, where NCCL uses RDMA");
   }
   if (limits.processes.soft < 256) {
-    out.warning(kSubject, named(limits.processes) + ": a member has up to ten threads of ours",
+    out.warning(kLimitsSubject, named(limits.processes) + ": a member has up to ten threads of ours",
                 "ulimit -u 4096, or TasksMax= of its systemd unit");
   }
   if (out.all().size() == before) {
-    out.ok(kSubject,
+    out.ok(kLimitsSubject,
            named(limits.files) + ", " + named(limits.locked) + ", " + named(limits.processes));
   }
 }

@@ -12,7 +12,7 @@
 namespace weightcast::doctor {
 namespace {
 
-constexpr const char* kSubject = "meeting place";
+constexpr const char* kPlaceSubject = "meeting place";
 
 /// Locks and sockets of a network's file system do not hold between its hosts.
 const char* network_file_system(const std::string& path) {
@@ -47,23 +47,23 @@ void check_place(const Patient& patient, Findings& out) {
     const auto opened = base::open_private_directory(path);
     if (opened) continue;
     if (opened.status().code() != Code::kNotFound) {
-      out.refused(kSubject, opened.status(),
+      out.refused(kPlaceSubject, opened.status(),
                   "set the key directory (WEIGHTCAST_DIR) to a folder of this user alone");
       return;
     }
     const std::string above = parent_of(path);
     if (::access(above.c_str(), W_OK | X_OK) != 0) {
-      out.error(kSubject, path + " does not exist, and this user cannot make it in " + above,
+      out.error(kPlaceSubject, path + " does not exist, and this user cannot make it in " + above,
                 "mkdir -p -m 0700 " + path +
                     " as a user who may, chown it, or set the key directory "
                     "(WEIGHTCAST_DIR)");
       return;
     }
-    out.ok(kSubject, patient.place + " is not there yet: the first member makes it");
+    out.ok(kPlaceSubject, patient.place + " is not there yet: the first member makes it");
     return;
   }
   if (const char* network = network_file_system(patient.place)) {
-    out.error(kSubject,
+    out.error(kPlaceSubject,
               patient.place + " lies on " + network +
                   ", whose locks and sockets do not "
                   "serve one host's members",
@@ -72,7 +72,7 @@ void check_place(const Patient& patient, Findings& out) {
   }
   const auto state = stream::look_at_place(patient.place);
   if (!state) {
-    out.refused(kSubject, state.status(),
+    out.refused(kPlaceSubject, state.status(),
                 "set the key directory (WEIGHTCAST_DIR) to a folder of this user alone");
     return;
   }
@@ -89,7 +89,7 @@ void check_place(const Patient& patient, Findings& out) {
         "set the clock (timedatectl set-ntp true); runs are numbered later than the newest, so "
         "jobs work on");
   }
-  out.ok(kSubject, patient.place + " (0700, user " + std::to_string(::geteuid()) + "); " +
+  out.ok(kPlaceSubject, patient.place + " (0700, user " + std::to_string(::geteuid()) + "); " +
                        (state->is_held ? "a trainer lives here, pid " + std::to_string(state->pid)
                                        : std::string("no trainer lives here now")));
 }

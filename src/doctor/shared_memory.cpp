@@ -12,7 +12,7 @@
 namespace weightcast::doctor {
 namespace {
 
-constexpr const char* kSubject = "shared memory";
+constexpr const char* kMemorySubject = "shared memory";
 /// What Docker and Kubernetes give a container that asks for nothing.
 constexpr std::uint64_t kContainerDefault = std::uint64_t{64} << 20;
 
@@ -79,13 +79,13 @@ void judge_shared_memory(const Patient& patient, const staging::MemoryRoom& room
       std::string(staging::kShmDirectory) +
       (mount.type.empty() ? "" : " (" + mount.type + ", " + mount.options + ")");
   if (!mount.is_writable) {
-    out.error(kSubject, named + " cannot be written to",
+    out.error(kMemorySubject, named + " cannot be written to",
               "mount it writable: mount -o remount,rw /dev/shm, or a container without a read-only "
               "/dev/shm");
     return;
   }
   if (!mount.type.empty() && mount.type != "tmpfs") {
-    out.warning(kSubject, named + " is no tmpfs: versions would go to a disk",
+    out.warning(kMemorySubject, named + " is no tmpfs: versions would go to a disk",
                 "mount -t tmpfs tmpfs /dev/shm");
   }
   std::string sizes = named;
@@ -100,7 +100,7 @@ void judge_shared_memory(const Patient& patient, const staging::MemoryRoom& room
   const std::uint64_t need = shared_bytes_of(patient);
   if (patient.trainer) {
     if (const Status fits = staging::check_memory_room(room, need); !fits) {
-      out.error(kSubject, sizes + "; " + slots_text(patient) + ", which does not fit",
+      out.error(kMemorySubject, sizes + "; " + slots_text(patient) + ", which does not fit",
                 room.shm_free && need > *room.shm_free
                     ? enlarge(need + room.shm_total.value_or(0) - *room.shm_free)
                     : fits.message().substr(fits.message().rfind("; ") + 2));
@@ -109,7 +109,7 @@ void judge_shared_memory(const Patient& patient, const staging::MemoryRoom& room
     sizes += "; " + slots_text(patient);
   }
   if (room.shm_total && *room.shm_total <= kContainerDefault) {
-    out.warning(kSubject,
+    out.warning(kMemorySubject,
                 sizes +
                     "; that is what containers get where nothing is said, and too little for "
                     "most policies",
@@ -117,7 +117,7 @@ void judge_shared_memory(const Patient& patient, const staging::MemoryRoom& room
                 "--shm-size=..., or a Kubernetes emptyDir of medium Memory on /dev/shm");
     return;
   }
-  out.ok(kSubject, sizes);
+  out.ok(kMemorySubject, sizes);
 }
 
 void check_shared_memory(const Patient& patient, Findings& out) {

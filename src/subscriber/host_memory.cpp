@@ -18,7 +18,7 @@ namespace weightcast::subscriber {
 namespace {
 
 /// What a copy thread takes at a time where bytes lie in shared memory.
-constexpr std::uint64_t kCopiedBytes = 512 * 1024;
+constexpr std::uint64_t kHostCopiedBytes = 512 * 1024;
 constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
 /// One thread more pays from here on.
 constexpr std::size_t kThreadBytes = std::size_t{4} << 20;
@@ -43,7 +43,7 @@ Result<MemoryBudget> HostMemory::budget(std::uint64_t configured, std::uint64_t 
   return budget_of(configured, staging::measure_memory_room(), taken);
 }
 
-std::uint64_t HostMemory::bucket_bytes() const noexcept { return kCopiedBytes; }
+std::uint64_t HostMemory::bucket_bytes() const noexcept { return kHostCopiedBytes; }
 
 Status HostMemory::fetch(const Fetch& fetch, std::uint32_t credit,
                          const std::function<bool()>& cancelled) {
