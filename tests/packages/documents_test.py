@@ -38,6 +38,7 @@ LEFT_OUT = {
     r"\S*pip install\b": "needs the network; scripts/lib/setup.sh installs the same torch",
     r"export TORCH_DIR=": "test_first_steps sets it to the torch of this build",
     r"cmake (-S|--build)\b|build/(worker|trainer)\b|wait$": "test_first_steps types it",
+    r"(ninja -C build |build/)examples/styles/": "the suite torch builds and runs all four",
     r"torchrun\b": "scripts/demo.sh starts its ranks so; it needs a program of the reader's",
     r"docker run\b|kubectl\b": "needs a container engine or a cluster",
     r"build/test/tests/fault/fault_matrix\b": "the suite fault runs it",
