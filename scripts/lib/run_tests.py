@@ -205,11 +205,11 @@ def run(arguments):
                     print(f"---- {outcome.name}: {problem}")
             sys.stdout.flush()
 
-    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        for future in [pool.submit(one, test) for test in together]:
-            future.result()
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        for future in [pool.submit(one, test) for test in waiting]:
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool, \
+            concurrent.futures.ThreadPoolExecutor(4) as beside:
+        futures = [beside.submit(one, test) for test in waiting]
+        futures += [pool.submit(one, test) for test in together]
+        for future in futures:
             future.result()
     for test in alone:
         one(test)

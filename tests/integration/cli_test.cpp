@@ -42,7 +42,7 @@ class Command : public ::testing::Test {
   /// What bash offers at the end of this line.
   std::vector<std::string> completed(const std::string& line) const {
     const std::string script = place_.path() + "/complete.sh";
-    std::ofstream(script) << "eval \"$(" WEIGHTCAST_COMMAND " completion bash)\"\n"
+    std::ofstream(script) << "eval \"$('" WEIGHTCAST_COMMAND "' completion bash)\"\n"
                           << "COMP_WORDS=(" << line << ")\nCOMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n"
                           << "_weightcast\nprintf '%s\\n' \"${COMPREPLY[@]}\"\n";
     const Ended ended = test::run_program({"/bin/bash", script}, place_.path());
