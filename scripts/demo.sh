@@ -13,6 +13,7 @@ say "demo: building"
 weightcast_configure "$build" --buildtype=release -Dtests=disabled -Dtorch=enabled \
   -Dexamples=enabled "-Dtorch_dir=$torch_dir" "-Dpython=$tools_python" ||
   fail "the demo could not be configured; the message is above"
-weightcast_ninja "$build" || fail "the demo does not build; the message is above"
+weightcast_ninja "$build" examples/rl_loop/trainer examples/rl_loop/worker src/cli/weightcast ||
+  fail "the demo does not build; the message is above"
 
 exec "$torch_python" "$root/scripts/lib/demo.py" --build "$build" "$@"
