@@ -184,6 +184,7 @@ if ((${#core[@]})); then
   wait_for_build asan
   WEIGHTCAST_SIM_SEEDS=$((seeds < 200 ? seeds : 200)) \
     ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 \
+    LSAN_OPTIONS="suppressions='$root/scripts/lib/lsan.supp':print_suppressions=0" \
     timeout_factor=5 test_stage asan "${core[@]}"
 fi
 
