@@ -109,7 +109,7 @@ int follow(const Talk& talk, SubscriberOptions options, const std::string& kind)
       }
       ++seen;
     }
-    const bool is_asked = asked(is_new ? 10 : 0);  // meanwhile the next version is on its way
+    const bool is_asked = asked(is_new ? 10 : 1);  // meanwhile the next version is on its way
     if (is_new && bad.empty()) bad = test::difference(lease->image(), wanted, newest.number);
     if (lease) lease->release();
     if (!is_asked) continue;
