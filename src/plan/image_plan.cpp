@@ -42,9 +42,9 @@ class Planner {
 
 // The next place in the image.
 Status Planner::take_room(std::uint64_t bytes, std::uint64_t& offset) {
-  constexpr auto kMost = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+  constexpr auto kCountable = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
   offset = plan_.image_bytes;
-  if (bytes > kMost - offset || kMost - offset - bytes < kAlignment) {
+  if (bytes > kCountable - offset || kCountable - offset - bytes < kAlignment) {
     return {Code::kInvalid,
             "the image would take more bytes than 63 bits can count; the trainer's "
             "manifest is damaged, or the layout wants too much"};

@@ -31,22 +31,34 @@ inline std::vector<std::string> shm_objects(const std::string& part) {
   return names;
 }
 
+constexpr std::uint64_t kPatternSeed = 0x9e3779b97f4a7c15ULL;
+
 /// A byte that depends on where it lies and on a seed.
 inline std::byte pattern(std::uint64_t seed, std::size_t at) {
-  return static_cast<std::byte>((seed * 0x9e3779b97f4a7c15ULL + at * 131 + (at >> 12)) >> 3);
+  return static_cast<std::byte>((seed * kPatternSeed + at * 131 + (at >> 12)) >> 3);
 }
 
+// Without a call for each byte: tests are compiled without optimization.
+
 inline void fill_pattern(std::span<std::byte> bytes, std::uint64_t seed) {
-  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = pattern(seed, i);
+  std::byte* const data = bytes.data();
+  const std::size_t size = bytes.size();
+  const std::uint64_t start = seed * kPatternSeed;
+  for (std::size_t i = 0; i < size; ++i) {
+    data[i] = static_cast<std::byte>((start + i * 131 + (i >> 12)) >> 3);
+  }
 }
 
 /// The first byte that is not the pattern's; bytes.size() where all are.
 inline std::size_t first_difference(std::span<const std::byte> bytes, std::uint64_t seed,
                                     std::size_t offset = 0) {
-  for (std::size_t i = 0; i < bytes.size(); ++i) {
-    if (bytes[i] != pattern(seed, offset + i)) return i;
+  const std::byte* const data = bytes.data();
+  const std::size_t size = bytes.size();
+  const std::uint64_t start = seed * kPatternSeed;
+  for (std::size_t i = 0, at = offset; i < size; ++i, ++at) {
+    if (data[i] != static_cast<std::byte>((start + at * 131 + (at >> 12)) >> 3)) return i;
   }
-  return bytes.size();
+  return size;
 }
 
 /// A job's name that nobody else has, so that tests may run side by side.

@@ -8,6 +8,7 @@
 #include <regex>
 #include <set>
 #include <string>
+#include <string_view>
 
 namespace weightcast {
 namespace {
@@ -26,22 +27,28 @@ std::string lower(std::string text) {
 }
 
 void collect(const std::string& text, Events& events) {
+  // Each is tried where its first word stands: searching all of the sources takes long where
+  // <regex> is not optimized.
   static const std::regex kLog(R"re(\blog\(\s*LogLevel::k(\w+),\s*"(\w+)")re");
   static const std::regex kLine(R"re(log_line\(\s*LogLevel::k(\w+),\s*"event=(\w+))re");
   static const std::regex kNote(R"re(\bnote\(\s*([!\w]+),\s*"(\w+)")re");
-  const auto each = [&](const std::regex& what, auto&& use) {
-    for (auto it = std::sregex_iterator(text.begin(), text.end(), what);
-         it != std::sregex_iterator(); ++it) {
-      use((*it)[1].str(), (*it)[2].str());
+  const auto each = [&](std::string_view word, const std::regex& what, auto&& use) {
+    for (auto at = text.find(word); at != std::string::npos; at = text.find(word, at + 1)) {
+      auto flags = std::regex_constants::match_continuous;
+      if (at > 0) flags |= std::regex_constants::match_prev_avail;
+      std::smatch found;
+      if (std::regex_search(text.begin() + static_cast<std::ptrdiff_t>(at), text.end(), found, what, flags)) {
+        use(found[1].str(), found[2].str());
+      }
     }
   };
   const auto add = [&](const std::string& level, const std::string& name) {
     events[name].insert(lower(level));
   };
-  each(kLog, add);
-  each(kLine, add);
+  each("log(", kLog, add);
+  each("log_line(", kLine, add);
   // The coordinator's: whether it is a warning, else debug.
-  each(kNote, [&](const std::string& warning, const std::string& name) {
+  each("note(", kNote, [&](const std::string& warning, const std::string& name) {
     if (warning != "false") add("warn", name);
     if (warning != "true") add("debug", name);
   });
