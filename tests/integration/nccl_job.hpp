@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -111,16 +112,29 @@ class NcclJob : public LocalJob {
     EXPECT_EQ(lease->version().number, number);
     expect_whole(index);
   }
+  /// A point without a grant is carried by the next one.
+  void publish_now_and_then() {
+    if (Clock::now() <= next_publish_) return;
+    next_publish_ = Clock::now() + 200ms;
+    publish();
+  }
+  /// Publishes another step, and more of them until `done`.
+  bool publish_until(const std::function<bool()>& done) {
+    publish();
+    next_publish_ = Clock::now() + 200ms;
+    return eventually([&] {
+      if (done()) return true;
+      publish_now_and_then();
+      return false;
+    });
+  }
   /// Another step that all engines serve in the end.
   void bring() {
     publish();
     for (std::size_t i = 0; i < engines.size(); ++i) {
       ASSERT_TRUE(eventually([&] {
         if (serves(i, step)) return true;
-        if (Clock::now() > next_publish_) {  // a point without a grant is carried by the next one
-          next_publish_ = Clock::now() + 200ms;
-          publish();
-        }
+        publish_now_and_then();
         return false;
       })) << "engine " << i << ": " << engines[i]->status().last_failure;
       expect_whole(i);

@@ -115,8 +115,7 @@ TEST_F(NcclJobFaults, SurvivorsOfAGpuThatDiesInTheMiddleGoOn) {
   add_engines(3);
   bring();
   Stop stop("trainer.sending");
-  publish();
-  ASSERT_TRUE(eventually([] { return Stop::holds(); }));
+  ASSERT_TRUE(publish_until([] { return Stop::holds(); }));
   nccl->die(2);
   Stop::let_go();
   for (int i = 0; i < 2; ++i) bring();
@@ -130,9 +129,8 @@ TEST_F(NcclJobFaults, AStoppedEngineHoldsUpNeitherTheTrainerNorTheOthers) {
   add_engines(2);
   bring();
   Stop stop("engine.copying");
-  publish();
-  ASSERT_TRUE(eventually([] { return Stop::holds(); }));
-  const std::uint64_t want = step;
+  const std::uint64_t want = step + 1;
+  ASSERT_TRUE(publish_until([] { return Stop::holds(); }));
   ASSERT_TRUE(eventually([&] { return serves(0, want) || serves(1, want); }));
   const std::size_t survivor = serves(0, want) ? 0 : 1;
   expect_whole(survivor);
@@ -148,8 +146,7 @@ TEST_F(NcclJobFaults, WhenTheTrainerEndsInTheMiddleEnginesServeOnAndFollowTheNex
   add_engines(1);
   bring();
   Stop stop("engine.copying");
-  publish();
-  ASSERT_TRUE(eventually([] { return Stop::holds(); }));
+  ASSERT_TRUE(publish_until([] { return Stop::holds(); }));
   publishers.clear();
   devices.clear();
   policies.clear();
@@ -171,8 +168,7 @@ TEST_F(NcclJobFaults, AnEngineThatGivesUpInTheMiddleLeavesNothingBehind) {
   add_engines(1);
   bring();
   auto stop = std::make_unique<Stop>("trainer.sending");
-  publish();
-  ASSERT_TRUE(eventually([] { return Stop::holds(); }));
+  ASSERT_TRUE(publish_until([] { return Stop::holds(); }));
   engines.clear();
   stop.reset();
   add_engines(1);
@@ -226,8 +222,7 @@ TEST_F(NcclJobFaults, WhatIsSpoiledOnTheWayIsNotServed) {
   bring();
   const std::uint64_t good = step;
   spoiling->spoils = true;
-  publish();
-  ASSERT_TRUE(eventually([&] { return engines[0]->status().failed > 0; }));
+  ASSERT_TRUE(publish_until([&] { return engines[0]->status().failed > 0; }));
   EXPECT_TRUE(has(engines[0]->status().last_failure, "do not have the digest"))
       << engines[0]->status().last_failure;
   expect_whole_of(0, good);
