@@ -258,7 +258,8 @@ def main():
             command.add_argument("--filter", default="")
             command.add_argument("--wrapper", default="", help="a command put before each test's")
             command.add_argument("--timeout-factor", type=float, default=1.0)
-            command.add_argument("--jobs", type=int, default=2)
+            # One more than the cores of a small machine: tests wait, too.
+            command.add_argument("--jobs", type=int, default=3)
     command = commands.add_parser("total")
     command.add_argument("summaries", nargs="+")
 
