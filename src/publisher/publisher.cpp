@@ -387,6 +387,7 @@ Result<Verdict> Publisher::Impl::flush(Deadline deadline, const Lister& lister) 
     return Status(Code::kDeadline, std::string("flush: the deadline passed while ") + doing +
                                        (blocked.empty() ? "" : " (" + blocked + ")"));
   };
+  std::string void_why;  // of the last point that came to nothing here
   for (;;) {
     if (!capturer_->wait(deadline)) return overdue("the copies ran");
     bool asked = false;
@@ -397,11 +398,12 @@ Result<Verdict> Publisher::Impl::flush(Deadline deadline, const Lister& lister) 
               source.request_flush(now);
     });
     if (!asked) {
-      if (Clock::now() >= deadline) return overdue("waiting for a grant");
-      const PointResult point = publish(lister, deadline, true);
-      if (point.kind == PointResult::Kind::kVoid && Clock::now() >= deadline) {
-        return Status(Code::kDeadline, "flush: " + point.why);
+      if (Clock::now() >= deadline) {
+        return void_why.empty() ? overdue("waiting for a grant")
+                                : Status(Code::kDeadline, "flush: " + void_why);
       }
+      const PointResult point = publish(lister, deadline, true);
+      if (point.kind != PointResult::Kind::kCoalesced) void_why = point.why;
       continue;
     }
     const bool answered = loop_->wait(
