@@ -160,6 +160,7 @@ sanitized=(-Dtorch=disabled -Dexamples=disabled -Db_lundef=false)
 quiet="-Wno-maybe-uninitialized -g1"
 # gcc collects its garbage from 600 MB on, not from 128: a tenth of its time.
 lavish="--param=ggc-min-heapsize=600000"
+[[ $("${CXX:-c++}" --version) != *clang* ]] || lavish=
 
 mapfile -t plain < <(wanted unit contract simulation integration fault torch packages gpu)
 threads=()

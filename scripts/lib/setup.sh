@@ -193,11 +193,11 @@ PYTHON
   exec {setup_lock}>&-
 }
 
-# As many compilers as there are cores, and memory for: a file that includes torch takes 1.5 GB.
+# As many compilers as there are cores, and memory for: a file that includes torch takes 1.7 GB.
 build_jobs() {
   local available_kib by_memory cores
   available_kib=$(awk '/^MemAvailable:/ {print $2}' /proc/meminfo)
-  by_memory=$((available_kib / 1024 / 1600))
+  by_memory=$((available_kib / 1024 / 1800))
   cores=$(nproc)
   ((by_memory < cores)) && cores=$by_memory
   ((cores > 0)) || cores=1

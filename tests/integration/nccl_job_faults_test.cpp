@@ -256,8 +256,7 @@ TEST_F(NcclJobFaults, ALayoutOfSlicesComesAnotherWayAndSaysWhy) {
   SubscriberOptions options = engine_options(1);
   options.layout = {{"part", {256, 30}, {{"embed.weight", {0, 50}, {256, 30}}}}};
   add_engine(options);
-  publish();
-  ASSERT_TRUE(engines[0]->wait_for(1, soon())) << engines[0]->status().last_failure;
+  ASSERT_TRUE(publish_until([&] { return serves(0, 1); })) << engines[0]->status().last_failure;
   EXPECT_EQ(engines[0]->status().transport, "shm");
   const std::string why = engines[0]->status().transport_reason;
   EXPECT_TRUE(has(why, "(nccl: this engine takes slices")) << why;
