@@ -1,9 +1,9 @@
 // A trainer of the benchmarks on a device, without torch. Prints JSON lines; leaves when its
 // standard input ends. Driven by scripts/lib/bench_gpu.py, by lines:
 //
-//   next           another version of the weights, published when the device has it, and the
-//   verdict
+//   next           another version of the weights, published when the device has it, and the verdict
 //                  on it: the next line is read when all have applied it
+//   step           another version of the weights that is not published
 //   storm N        N points one after the other, as fast as they go
 //   block KIND N   N training steps of --step-ms each, with (KIND with) or without (KIND without)
 //                  publishing at each
@@ -103,6 +103,10 @@ class Trainer {
     std::string word;
     words >> word;
     if (word == "next") bring();
+    if (word == "step") {
+      step();
+      emit({{"kind", "stepped"}});
+    }
     if (word == "storm") {
       int points = 0;
       words >> points;

@@ -114,17 +114,22 @@ class Large:
         }
 
     def pause(self, rounds):
-        """The gaps between steps of an engine that decodes: while nothing is published, and while versions come."""
+        """The gaps between steps of an engine that decodes: while the trainer does nothing, while it steps without
+        publishing, as its kernels take turns with the engine's on one device, and while versions come."""
         self.engine.tell(f"decode {DECODE_MS}")
         self.engine.ask()
         time.sleep(1)
         self.engine.ask()
         time.sleep(2)
         quiet = self.engine.ask()["decode"]
+        for _ in range(rounds):
+            self.trainer.ask("step", "stepped")
+            time.sleep(0.2)
+        stepping = self.engine.ask()["decode"]
         took = [self.bring() for _ in range(rounds)]
         busy = self.engine.ask()["decode"]
         self.engine.tell("decode off")
-        return {"quiet": quiet, "busy": busy, "rounds": took}
+        return {"quiet": quiet, "stepping": stepping, "busy": busy, "rounds": took}
 
     def verify(self):
         """One version by hashes of our own on both sides, besides the library's digests."""

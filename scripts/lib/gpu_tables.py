@@ -67,7 +67,7 @@ def costs(sections):
     found = ran(sections, LARGE)
     rows = []
     for row in found.values():
-        memory, busy, quiet = row["memory"], row["pause"]["busy"]["gap_us"], row["pause"]["quiet"]["gap_us"]
+        memory, pause = row["memory"], row["pause"]
         rows.append(
             [
                 "through the host" if row["staging"] == "host" else "on the device",
@@ -76,13 +76,12 @@ def costs(sections):
                 f"{memory['device_slots'] / MIB:.0f}",
                 f"{memory['host_slots'] / MIB:.0f}",
                 f"{row['grown_device_bytes'] / MIB:.1f}",
-                f"{busy.get('max', 0) / 1e3:.2f}",
-                f"{quiet.get('max', 0) / 1e3:.2f}",
+                *(f"{pause[when]['gap_us'].get('max', 0) / 1e3:.2f}" if when in pause else "–" for when in ("busy", "stepping", "quiet")),
             ]
         )
     if not rows:
         return []
-    head = ["staging", "activation", "device memory beyond the weights, MiB", "of it slots", "slots in host memory, MiB", "grown over 12 versions, MiB", "longest gap between decode steps, ms", "without publishing"]
+    head = ["staging", "activation", "device memory beyond the weights, MiB", "of it slots", "slots in host memory, MiB", "grown over 12 versions, MiB", "longest gap between decode steps, ms", "while the trainer steps without publishing", "while it does nothing"]
     return ["### What the activations cost: memory and pause", ""] + table(head, rows)
 
 

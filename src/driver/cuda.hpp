@@ -55,6 +55,9 @@ struct DigestPart {
   std::uint64_t bytes = 0;       ///< a multiple of 8, but for a part that ends its tensor
   std::uint64_t first_word = 0;  ///< where they begin in their tensor, in words of 8 bytes
   std::uint32_t sum = 0;
+  /// Device memory where the bytes are copied as they are read, so that both cost one pass; its
+  /// address a multiple of 8, of 16 for full speed. Null: nowhere.
+  void* to = nullptr;
 };
 
 /// Elements that become another type (codec/convert.hpp says how) or, with strides, contiguous.
@@ -73,8 +76,9 @@ struct GatherItem {
 class DigestJob {
  public:
   virtual ~DigestJob() = default;
-  /// Queues: clear the sums, add those of `parts`, bring them to the host.
-  /// @return kInvalid for more parts or sums than it was made for
+  /// Queues: clear the sums, add those of `parts` (and copy these), bring them to the host.
+  /// @return kInvalid for more parts or sums than it was made for, and for a place to copy to that is
+  ///   not aligned
   virtual Status start(std::span<const DigestPart> parts, Stream stream) = 0;
   /// Valid once what start() queued is over (an event recorded after it on the same stream).
   virtual std::span<const base::Digest> sums() const noexcept = 0;

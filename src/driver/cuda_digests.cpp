@@ -72,7 +72,8 @@ class CudaDigests : public DigestJob {
     for (const DigestPart& part : parts) {
       if (part.bytes == 0) continue;
       host_table_[count++] = {static_cast<const unsigned char*>(part.data), part.bytes,
-                              part.first_word, tiles, part.sum};
+                              part.first_word, tiles, part.sum,
+                              static_cast<unsigned char*>(part.to)};
       tiles += tiles_of(part.bytes, tile_bytes);
     }
 
@@ -119,6 +120,9 @@ class CudaDigests : public DigestJob {
                                   " parts, got " + std::to_string(parts.size())};
     }
     for (const DigestPart& part : parts) {
+      if (reinterpret_cast<std::uintptr_t>(part.to) % 8 != 0) {
+        return {Code::kInvalid, "expected a place to copy to at a multiple of 8"};
+      }
       if (part.sum < max_sums_) continue;
       return {Code::kInvalid, "expected a sum below " + std::to_string(max_sums_) + ", got " +
                                   std::to_string(part.sum)};

@@ -1,6 +1,6 @@
-// The digest of codec/digest.hpp as a device computes it: cut into tiles, each by one block whose
-// threads take words in turns. Written without CUDA's own words, so that tests of the host run it,
-// too, thread by thread. C++17 for nvcc's sake.
+// The digest of codec/digest.hpp as a device computes it, and copies what it reads where it is asked
+// to: cut into tiles, each by one block whose threads take words in turns. Written without CUDA's own
+// words, so that tests of the host run it, too, thread by thread. C++17 for nvcc's sake.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,7 @@ struct DigestEntry {
   std::uint64_t first_word = 0;
   std::uint64_t first_tile = 0;  ///< of the table's tiles
   std::uint64_t sum = 0;
+  unsigned char* to = nullptr;  ///< where the bytes are copied as they are read; a multiple of 8
 };
 
 struct DigestSum {
@@ -90,6 +91,20 @@ WEIGHTCAST_ANYWHERE T load(const unsigned char* from) {
 #endif
 }
 
+/// Written once and not read again soon.
+template <class T>
+WEIGHTCAST_ANYWHERE void store(unsigned char* to, const T& value) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(T) == 16) {
+    __stcs(reinterpret_cast<ulonglong2*>(to), make_ulonglong2(value.first, value.second));
+  } else {
+    __stcs(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
+  }
+#else
+  *reinterpret_cast<T*>(to) = value;
+#endif
+}
+
 /// A word of 8 bytes out of pieces that are aligned.
 template <class Piece>
 WEIGHTCAST_ANYWHERE std::uint64_t load_word(const unsigned char* from) {
@@ -102,8 +117,9 @@ WEIGHTCAST_ANYWHERE std::uint64_t load_word(const unsigned char* from) {
 }
 
 /// Pairs of words, all of them aligned.
-WEIGHTCAST_ANYWHERE void add_pairs(DigestSum& sum, const unsigned char* data, std::uint32_t pairs,
-                                   std::uint64_t first, std::uint32_t thread,
+template <bool kCopies>
+WEIGHTCAST_ANYWHERE void add_pairs(DigestSum& sum, const unsigned char* data, unsigned char* to,
+                                   std::uint32_t pairs, std::uint64_t first, std::uint32_t thread,
                                    std::uint32_t threads) {
   constexpr std::uint32_t kAtOnce = 4;  // loads that are under way before the first is used
   std::uint32_t at = thread;
@@ -121,6 +137,7 @@ WEIGHTCAST_ANYWHERE void add_pairs(DigestSum& sum, const unsigned char* data, st
 #pragma unroll
 #endif
     for (std::uint32_t i = 0; i < kAtOnce; ++i) {
+      if constexpr (kCopies) store(to + 16 * static_cast<std::uint64_t>(at + i * threads), pair[i]);
       mix(sum, pair[i].first, position);
       mix(sum, pair[i].second, position + kStep);
       position += advance;
@@ -128,15 +145,16 @@ WEIGHTCAST_ANYWHERE void add_pairs(DigestSum& sum, const unsigned char* data, st
   }
   for (; at < pairs; at += threads) {
     const Pair pair = load<Pair>(data + 16 * static_cast<std::uint64_t>(at));
+    if constexpr (kCopies) store(to + 16 * static_cast<std::uint64_t>(at), pair);
     mix(sum, pair.first, position);
     mix(sum, pair.second, position + kStep);
     position += advance;
   }
 }
 
-template <class Piece>
-WEIGHTCAST_ANYWHERE void add_words(DigestSum& sum, const unsigned char* data, std::uint32_t words,
-                                   std::uint64_t first, std::uint32_t thread,
+template <class Piece, bool kCopies>
+WEIGHTCAST_ANYWHERE void add_words(DigestSum& sum, const unsigned char* data, unsigned char* to,
+                                   std::uint32_t words, std::uint64_t first, std::uint32_t thread,
                                    std::uint32_t threads) {
   constexpr std::uint32_t kAtOnce = 4;
   std::uint32_t at = thread;
@@ -154,54 +172,78 @@ WEIGHTCAST_ANYWHERE void add_words(DigestSum& sum, const unsigned char* data, st
 #pragma unroll
 #endif
     for (std::uint32_t i = 0; i < kAtOnce; ++i) {
+      if constexpr (kCopies) store(to + 8 * static_cast<std::uint64_t>(at + i * threads), word[i]);
       mix(sum, word[i], position);
       position += advance;
     }
   }
   for (; at < words; at += threads) {
-    mix(sum, load_word<Piece>(data + 8 * static_cast<std::uint64_t>(at)), position);
+    const std::uint64_t word = load_word<Piece>(data + 8 * static_cast<std::uint64_t>(at));
+    if constexpr (kCopies) store(to + 8 * static_cast<std::uint64_t>(at), word);
+    mix(sum, word, position);
     position += advance;
   }
 }
 
 }  // namespace tile
 
-/// What one of a block's threads adds for one tile. Reads no byte outside of the part.
-WEIGHTCAST_ANYWHERE void add_tile(DigestSum& sum, const DigestEntry& entry, std::uint64_t tile,
-                                  std::uint64_t tile_bytes, std::uint32_t thread,
-                                  std::uint32_t threads) {
+namespace tile {
+
+template <bool kCopies>
+WEIGHTCAST_ANYWHERE void add(DigestSum& sum, const DigestEntry& entry, std::uint64_t tile,
+                             std::uint64_t tile_bytes, std::uint32_t thread,
+                             std::uint32_t threads) {
   const std::uint64_t skipped = (tile - entry.first_tile) * tile_bytes;
   const std::uint64_t left = entry.bytes - skipped;
   const std::uint64_t bytes = left < tile_bytes ? left : tile_bytes;
   const unsigned char* data = entry.data + skipped;
+  unsigned char* to = kCopies ? entry.to + skipped : nullptr;
   const std::uint64_t first = entry.first_word + skipped / 8;
   auto words = static_cast<std::uint32_t>(bytes / 8);
   const auto address = reinterpret_cast<std::uintptr_t>(data);
 
-  if (address % 16 == 0) {
-    tile::add_pairs(sum, data, words / 2, first, thread, threads);
+  if (address % 16 == 0 && reinterpret_cast<std::uintptr_t>(to) % 16 == 0) {
+    add_pairs<kCopies>(sum, data, to, words / 2, first, thread, threads);
     if (words % 2 != 0 && thread == 0) {
-      tile::mix(sum, tile::load<std::uint64_t>(data + 8 * static_cast<std::uint64_t>(words - 1)),
-                (first + words) * tile::kStep);
+      const std::uint64_t at = 8 * static_cast<std::uint64_t>(words - 1);
+      const auto word = load<std::uint64_t>(data + at);
+      if constexpr (kCopies) store(to + at, word);
+      mix(sum, word, (first + words) * kStep);
     }
   } else if (address % 8 == 0) {
-    tile::add_words<std::uint64_t>(sum, data, words, first, thread, threads);
+    add_words<std::uint64_t, kCopies>(sum, data, to, words, first, thread, threads);
   } else if (address % 4 == 0) {
-    tile::add_words<std::uint32_t>(sum, data, words, first, thread, threads);
+    add_words<std::uint32_t, kCopies>(sum, data, to, words, first, thread, threads);
   } else if (address % 2 == 0) {
-    tile::add_words<std::uint16_t>(sum, data, words, first, thread, threads);
+    add_words<std::uint16_t, kCopies>(sum, data, to, words, first, thread, threads);
   } else {
-    tile::add_words<std::uint8_t>(sum, data, words, first, thread, threads);
+    add_words<std::uint8_t, kCopies>(sum, data, to, words, first, thread, threads);
   }
 
   const auto rest = static_cast<std::uint32_t>(bytes % 8);
   if (rest != 0 && thread == 0) {
+    const std::uint64_t at = 8 * static_cast<std::uint64_t>(words);
     std::uint64_t word = 0;
     for (std::uint32_t i = 0; i < rest; ++i) {
-      const unsigned char byte = data[8 * static_cast<std::uint64_t>(words) + i];
+      const unsigned char byte = data[at + i];
+      if constexpr (kCopies) to[at + i] = byte;
       word |= static_cast<std::uint64_t>(byte) << (8 * i);
     }
-    tile::mix(sum, word, (first + words + 1) * tile::kStep);
+    mix(sum, word, (first + words + 1) * kStep);
+  }
+}
+
+}  // namespace tile
+
+/// What one of a block's threads adds for one tile, and copies of it. Touches no byte outside of the
+/// part.
+WEIGHTCAST_ANYWHERE void add_tile(DigestSum& sum, const DigestEntry& entry, std::uint64_t tile,
+                                  std::uint64_t tile_bytes, std::uint32_t thread,
+                                  std::uint32_t threads) {
+  if (entry.to != nullptr) {
+    tile::add<true>(sum, entry, tile, tile_bytes, thread, threads);
+  } else {
+    tile::add<false>(sum, entry, tile, tile_bytes, thread, threads);
   }
 }
 

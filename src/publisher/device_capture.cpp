@@ -127,7 +127,10 @@ void DeviceCapture::Impl::end(std::shared_ptr<Impl> impl) noexcept {
 Result<std::unique_ptr<DeviceCapture>> DeviceCapture::create(DeviceCaptureOptions options,
                                                              const CaptureRequest& first) {
   if (Status s = check_request(first); !s) return s;
-  auto lane = DeviceLane::create(options.cuda, options.device, options.chunk_bytes);
+  auto lane = DeviceLane::create(
+      options.cuda, options.device,
+      {.moved = options.payload_on_device ? options.device_chunk_bytes : options.chunk_bytes,
+       .digested = options.chunk_bytes});
   if (!lane) return lane.status();
   if (Status s = (*lane)->fit(first, options.payload_on_device); !s) return s;
   auto impl = std::make_shared<Impl>(std::move(options), std::move(*lane));

@@ -9,6 +9,14 @@
 #include "codec/digest.hpp"
 
 namespace weightcast::publisher {
+namespace {
+
+/// Whether it counts in its chunk's own digest job: it was gathered, or is copied by that.
+bool has_sum(const DeviceChunk& chunk, const DevicePart& part) {
+  return part.way == Way::kGather || (part.way == Way::kDirect && chunk.directs != 0);
+}
+
+}  // namespace
 
 // ---- the queues --------------------------------------------------------------------------------
 
@@ -91,23 +99,47 @@ Status DeviceLane::begin(const CaptureRequest& request) {
   return whole_job_->start(digests_, prepare_);
 }
 
+/// Gathers to `base`; where the chunk is ours, what is queued to be copied comes after it.
 Status DeviceLane::gather_chunk(const CaptureRequest& request, const DeviceChunk& chunk,
                                 std::uint32_t number, std::byte* base) {
   gathers_.clear();
+  for (const DevicePart& part : parts_of(chunk)) {
+    if (part.way == Way::kGather) add_gathers(request, part, base + part.at);
+  }
+  if (Status s = cuda_->gather(device_, gathers_, prepare_); !s || !chunk.is_ours) return s;
+  const driver::Event ready = ready_[number % ready_.size()];
+  if (Status s = cuda_->record(device_, ready, prepare_); !s) return s;
+  return cuda_->wait(device_, copy_, ready);
+}
+
+/// Of what was gathered to `base`, and of what its digest copies to `place`: a sum each, in the
+/// order of the parts.
+Status DeviceLane::digest_chunk(const CaptureRequest& request, const DeviceChunk& chunk,
+                                std::uint32_t number, const std::byte* base, std::byte* place) {
   digests_.clear();
-  for (const DevicePart& part : std::span(plan_.parts).subspan(chunk.first_part, chunk.parts)) {
-    if (part.way != Way::kGather) continue;
-    add_gathers(request, part, base + part.at);
-    digests_.push_back({base + part.at, part.end - part.begin, part.begin / 8,
-                        std::uint32_t(digests_.size())});
+  for (const DevicePart& part : parts_of(chunk)) {
+    if (!has_sum(chunk, part)) continue;
+    const bool is_gathered = part.way == Way::kGather;
+    digests_.push_back({.data = is_gathered ? base + part.at : source_of(request, part),
+                        .bytes = part.end - part.begin,
+                        .first_word = part.begin / 8,
+                        .sum = std::uint32_t(digests_.size()),
+                        .to = is_gathered ? nullptr : place + part.at});
   }
-  if (Status s = cuda_->gather(device_, gathers_, prepare_); !s) return s;
-  if (chunk.is_ours) {
-    const driver::Event ready = ready_[number % ready_.size()];
-    if (Status s = cuda_->record(device_, ready, prepare_); !s) return s;
-    if (Status s = cuda_->wait(device_, copy_, ready); !s) return s;
+  return chunk_jobs_[number]->start(digests_, chunk.directs != 0 ? copy_ : prepare_);
+}
+
+/// All that is not in its place yet, and that no digest copies.
+Status DeviceLane::copy_chunk(const CaptureRequest& request, const DeviceChunk& chunk,
+                              const std::byte* base, std::byte* place) {
+  copies_.clear();
+  for (const DevicePart& part : parts_of(chunk)) {
+    const bool is_gathered = part.way == Way::kGather;
+    if (is_gathered ? base == place : has_sum(chunk, part)) continue;
+    const std::byte* from = is_gathered ? base + part.at : source_of(request, part);
+    copies_.push_back({place + part.at, from, part.end - part.begin});
   }
-  return chunk_jobs_[number]->start(digests_, prepare_);
+  return copies_.empty() ? Status::ok() : cuda_->copy(device_, copies_, copy_);
 }
 
 Status DeviceLane::submit(const CaptureRequest& request, std::uint32_t number) {
@@ -127,17 +159,11 @@ Status DeviceLane::submit(const CaptureRequest& request, std::uint32_t number) {
     }
     if (Status s = gather_chunk(request, chunk, number, base); !s) return s;
   }
+  if (chunk_jobs_[number]) {
+    if (Status s = digest_chunk(request, chunk, number, base, place); !s) return s;
+  }
   if (!chunk.is_ours) return Status::ok();
-  copies_.clear();
-  for (const DevicePart& part : std::span(plan_.parts).subspan(chunk.first_part, chunk.parts)) {
-    const bool is_gathered = part.way == Way::kGather;
-    if (is_gathered && in_place) continue;
-    const std::byte* from = is_gathered ? base + part.at : source_of(request, part);
-    copies_.push_back({place + part.at, from, part.end - part.begin});
-  }
-  if (!copies_.empty()) {
-    if (Status s = cuda_->copy(device_, copies_, copy_); !s) return s;
-  }
+  if (Status s = copy_chunk(request, chunk, base, place); !s) return s;
   return cuda_->record(device_, chunk_over_[number], copy_);
 }
 
@@ -160,8 +186,9 @@ std::span<const base::Digest> DeviceLane::sums(bool whole_policy) {
     if (!chunk_jobs_[c]) continue;
     std::uint32_t number = 0;
     const DeviceChunk& chunk = plan_.chunks[c];
-    for (const DevicePart& part : std::span(plan_.parts).subspan(chunk.first_part, chunk.parts)) {
-      if (part.way == Way::kGather) sums_[part.sum] += chunk_jobs_[c]->sums()[number++];
+    for (const DevicePart& part : parts_of(chunk)) {
+      if (!has_sum(chunk, part)) continue;
+      sums_[part.sum] += chunk_jobs_[c]->sums()[number++];
     }
   }
   return sums_;

@@ -19,16 +19,21 @@
 
 namespace weightcast::publisher {
 
-/// Two streams beside the trainer's: one prepares (gathers, digests), one copies. Both wait for the
-/// trainer's; neither is ever waited for by a thread.
+/// Two streams beside the trainer's: one prepares (gathers, digests), one copies, within the device
+/// by digests that copy what they read. Both wait for the trainer's; neither is ever waited for by a
+/// thread.
 ///
 /// A capture is snapshot(), then begin(), submit() for each chunk in order, end(). Whatever of it
 /// failed, drained() says when nothing of it runs any more. Thread safety: one thread at a time, but
 /// for what fence needs: mark_fence, let_trainer_wait and is_over go beside anything.
 class DeviceLane {
  public:
+  struct ChunkBytes {
+    std::uint64_t moved = 0;     ///< of our chunks
+    std::uint64_t digested = 0;  ///< of other shares'
+  };
   static Result<std::unique_ptr<DeviceLane>> create(std::shared_ptr<driver::Cuda> cuda, int device,
-                                                    std::uint64_t chunk_bytes);
+                                                    ChunkBytes chunk_bytes);
   ~DeviceLane();  ///< nothing may be running
   DeviceLane(const DeviceLane&) = delete;
   DeviceLane& operator=(const DeviceLane&) = delete;
@@ -79,7 +84,7 @@ class DeviceLane {
     bool operator==(const Kept&) const = default;
   };
 
-  DeviceLane(std::shared_ptr<driver::Cuda> cuda, int device, std::uint64_t chunk_bytes) noexcept
+  DeviceLane(std::shared_ptr<driver::Cuda> cuda, int device, ChunkBytes chunk_bytes) noexcept
       : cuda_(std::move(cuda)), device_(device), chunk_bytes_(chunk_bytes) {}
   Status make_streams();
   bool fits(const CaptureRequest& request, bool payload_on_device) const;
@@ -89,12 +94,19 @@ class DeviceLane {
   void add_gathers(const CaptureRequest& request, const DevicePart& part, std::byte* to);
   Status gather_chunk(const CaptureRequest& request, const DeviceChunk& chunk,
                       std::uint32_t number, std::byte* base);
+  Status digest_chunk(const CaptureRequest& request, const DeviceChunk& chunk,
+                      std::uint32_t number, const std::byte* base, std::byte* place);
+  Status copy_chunk(const CaptureRequest& request, const DeviceChunk& chunk,
+                    const std::byte* base, std::byte* place);
+  std::span<const DevicePart> parts_of(const DeviceChunk& chunk) const {
+    return std::span(plan_.parts).subspan(chunk.first_part, chunk.parts);
+  }
   const std::byte* source_of(const CaptureRequest& request, const DevicePart& part) const;
   std::optional<std::chrono::nanoseconds> elapsed(driver::Event from, driver::Event to);
 
   std::shared_ptr<driver::Cuda> cuda_;
   const int device_;
-  const std::uint64_t chunk_bytes_;
+  const ChunkBytes chunk_bytes_;
 
   driver::Stream prepare_ = nullptr;
   driver::Stream copy_ = nullptr;
@@ -121,7 +133,7 @@ class DeviceLane {
   std::byte* hosts_ = nullptr;      // pinned
   std::array<std::byte*, 2> scratch_{};
   std::unique_ptr<driver::DigestJob> whole_job_;
-  std::vector<std::unique_ptr<driver::DigestJob>> chunk_jobs_;  // null: nothing gathered in it
+  std::vector<std::unique_ptr<driver::DigestJob>> chunk_jobs_;  // null: has no digest of its own
 
   // Of one capture.
   std::vector<base::Digest> host_sums_;

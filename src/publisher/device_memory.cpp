@@ -8,7 +8,7 @@
 namespace weightcast::publisher {
 
 Result<std::unique_ptr<DeviceLane>> DeviceLane::create(std::shared_ptr<driver::Cuda> cuda,
-                                                       int device, std::uint64_t chunk_bytes) {
+                                                       int device, ChunkBytes chunk_bytes) {
   std::unique_ptr<DeviceLane> lane(new DeviceLane(std::move(cuda), device, chunk_bytes));
   if (Status s = lane->make_streams(); !s) return s;
   return lane;
@@ -77,7 +77,7 @@ Status DeviceLane::fit(const CaptureRequest& request, bool payload_on_device) {
   }
   drop_memory();
   payload_on_device_ = payload_on_device;
-  plan_ = make_device_plan(request, payload_on_device, chunk_bytes_);
+  plan_ = make_device_plan(request, payload_on_device, chunk_bytes_.moved, chunk_bytes_.digested);
   if (Status s = take_memory(); !s) {
     drop_memory();
     return s;
@@ -111,11 +111,12 @@ Status DeviceLane::take_memory() {
   for (std::size_t i = 0; i < plan_.chunks.size(); ++i) {
     const DeviceChunk& chunk = plan_.chunks[i];
     most_parts = std::max<std::uint64_t>(most_parts, chunk.parts);
-    if (chunk.gathers == 0) continue;
-    auto job = cuda_->make_digests(device_, chunk.gathers, chunk.gathers);
+    const std::uint32_t sums = chunk.gathers + chunk.directs;
+    if (sums == 0) continue;
+    auto job = cuda_->make_digests(device_, sums, sums);
     if (!job) return job.status();
     chunk_jobs_[i] = std::move(*job);
-    if (chunk.is_ours && payload_on_device_) continue;
+    if (chunk.gathers == 0 || (chunk.is_ours && payload_on_device_)) continue;
     scratch_bytes = std::max(scratch_bytes, chunk.bytes);
     ++users;
   }

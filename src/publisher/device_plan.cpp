@@ -65,8 +65,10 @@ class Cutter {
 
 class Planner {
  public:
-  Planner(const CaptureRequest& request, bool hosts_move, std::uint64_t chunk_bytes)
-      : request_(request), hosts_move_(hosts_move), chunk_bytes_(chunk_bytes) {}
+  Planner(const CaptureRequest& request, bool payload_on_device, std::uint64_t chunk_bytes,
+          std::uint64_t other_chunk_bytes)
+      : request_(request), payload_on_device_(payload_on_device),
+        chunk_bytes_(chunk_bytes), other_chunk_bytes_(other_chunk_bytes) {}
 
   DevicePlan make() {
     const auto& tensors = request_.list.tensors;
@@ -89,6 +91,7 @@ class Planner {
     plan_.own_chunks = std::uint32_t(plan_.chunks.size());
 
     ours_ = false;
+    chunk_bytes_ = other_chunk_bytes_;
     std::vector<bool> is_item(tensors.size(), false);
     for (const auto& item : items) is_item[item.tensor] = true;
     std::uint64_t offset = 0;
@@ -111,6 +114,10 @@ class Planner {
     if (view.device < 0) return Way::kHost;
     if (view.info.buffer || published.buffer) return Way::kSnapshot;
     return is_plain(tensor) ? Way::kDirect : Way::kGather;
+  }
+
+  bool is_copied_by_digest(Way way) const {
+    return way == Way::kDirect && ours_ && payload_on_device_;
   }
 
   bool is_plain(std::uint32_t tensor) const {
@@ -145,13 +152,15 @@ class Planner {
       if (!is_plain(tensor)) add_boxes(snapshot);
       plan_.snapshots.push_back(snapshot);
     }
-    if (way == Way::kDirect || way == Way::kSnapshot) plan_.wholes.push_back(part);
+    if (way == Way::kSnapshot || (way == Way::kDirect && !is_copied_by_digest(way))) {
+      plan_.wholes.push_back(part);
+    }
   }
 
   /// Cuts a tensor that lies at `offset` of the payload into parts of chunks.
   void add_parts(std::uint32_t tensor, std::uint32_t sum, std::uint64_t offset) {
     const Way way = plan_.ways[tensor];
-    if (way == Way::kNone || (way == Way::kHost && !hosts_move_)) return;
+    if (way == Way::kNone || (way == Way::kHost && !payload_on_device_)) return;
     const std::uint64_t bytes = request_.published[tensor].bytes();
     for (std::uint64_t at = 0; at < bytes;) {
       if (chunk_.parts != 0 && offset + at >= chunk_.offset + chunk_bytes_) end_chunk();
@@ -165,6 +174,8 @@ class Planner {
       if (way == Way::kGather) {
         add_boxes(part);
         ++chunk_.gathers;
+      } else if (is_copied_by_digest(way)) {
+        ++chunk_.directs;
       }
       at = part.end;
       if (ours_) plan_.own_bytes += part.end - part.begin;
@@ -195,8 +206,9 @@ class Planner {
   }
 
   const CaptureRequest& request_;
-  const bool hosts_move_;
-  const std::uint64_t chunk_bytes_;
+  const bool payload_on_device_;
+  std::uint64_t chunk_bytes_;
+  const std::uint64_t other_chunk_bytes_;
   bool ours_ = true;
   DeviceChunk chunk_;
   DevicePlan plan_;
@@ -243,9 +255,9 @@ Result<int> device_of(const TensorList& list) {
   return on_device->device;
 }
 
-DevicePlan make_device_plan(const CaptureRequest& request, bool hosts_move,
-                            std::uint64_t chunk_bytes) {
-  return Planner(request, hosts_move, chunk_bytes).make();
+DevicePlan make_device_plan(const CaptureRequest& request, bool payload_on_device,
+                            std::uint64_t chunk_bytes, std::uint64_t other_chunk_bytes) {
+  return Planner(request, payload_on_device, chunk_bytes, other_chunk_bytes).make();
 }
 
 }  // namespace weightcast::publisher

@@ -50,7 +50,8 @@ struct DeviceChunk {
   std::uint64_t offset = 0;   ///< in the payload; a multiple of 64
   std::uint64_t bytes = 0;    ///< up to its last part's end
   bool is_ours = true;        ///< false: another share's, for its digest alone
-  std::uint32_t gathers = 0;  ///< parts that are gathered: they have a digest job of their own
+  std::uint32_t gathers = 0;  ///< parts that are gathered, and digested where that left them
+  std::uint32_t directs = 0;  ///< kDirect parts that the digest copies: they are not in `wholes`
 };
 
 struct DevicePlan {
@@ -58,8 +59,8 @@ struct DevicePlan {
   std::vector<std::uint64_t> scratch_at;    ///< by tensor: kSnapshot and kHost, in their scratch
   std::uint64_t snapshot_bytes = 0;         ///< of the scratch on the device
   std::uint64_t host_bytes = 0;             ///< of the scratch on the host
-  std::vector<DevicePart> wholes;           ///< whole tensors digested where they lie: kDirect,
-                                            ///< kSnapshot; ours first, then those of other shares
+  std::vector<DevicePart> wholes;           ///< whole tensors digested where they lie: kDirect that
+                                            ///< is not copied by it, kSnapshot; ours first
   std::uint32_t own_wholes = 0;             ///< of these, ours
   std::vector<DevicePart> snapshots;        ///< whole buffers, and how they are gathered
   std::vector<DevicePart> hosts;            ///< whole tensors of the host; `at`: in the payload
@@ -84,10 +85,12 @@ inline constexpr std::uint64_t kMostHostBytes = std::uint64_t{2} << 20;
 Result<int> device_of(const TensorList& list);
 
 /// @param request checked (check_request), of tensors on one device
-/// @param hosts_move where slots are on the device, host tensors go there by a copy, too
-/// @param chunk_bytes a multiple of 64
-DevicePlan make_device_plan(const CaptureRequest& request, bool hosts_move,
-                            std::uint64_t chunk_bytes);
+/// @param payload_on_device slots are on the device: host tensors go there by a copy, too, and what
+///   goes there as it lies is copied by its digest, in one pass
+/// @param chunk_bytes of our chunks
+/// @param other_chunk_bytes of those of other shares; both are multiples of 64
+DevicePlan make_device_plan(const CaptureRequest& request, bool payload_on_device,
+                            std::uint64_t chunk_bytes, std::uint64_t other_chunk_bytes);
 
 /// Cuts elements [first, first + count) of the row-major order of a tensor into boxes, which follow
 /// one another in it: at most two a dimension, and one. For tests.

@@ -9,7 +9,7 @@
 namespace weightcast::subscriber {
 namespace {
 
-/// A batch takes some 0.6 ms over the bus.
+/// A batch takes some 0.3 ms over the bus, 0.13 ms within the device.
 constexpr auto kCopiesLook = std::chrono::microseconds(50);
 
 }  // namespace

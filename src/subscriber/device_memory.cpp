@@ -16,6 +16,10 @@ namespace {
 /// time between two copies shows.
 constexpr std::uint64_t kCopiedBytes = std::uint64_t{16} << 20;
 
+/// A batch from a device's memory, where a bucket takes 8 us: batches of one would be over before the
+/// thread that queues them looks again.
+constexpr std::uint64_t kDeviceBatchBytes = std::uint64_t{256} << 20;
+
 Status given_up() { return Status(Code::kCancelled, "the attempt was given up"); }
 
 /// A share that the device copies from by itself.
@@ -79,6 +83,7 @@ Status DeviceMemory::fetch(const Fetch& fetch, std::uint32_t credit,
   const PlacedRanges ranges(fetch.manifest, fetch.plan);
   copies_->count_in(&fetch.placed);
   Status status = copy_direct(fetch, cancelled);
+  drop_waiting();  // of an attempt that was given up
   // Whatever became of it, nothing may write to the image any more.
   if (status || status.code() == Code::kCancelled) {
     if (Status finished = copies_->finish(); !finished) status = std::move(finished);
@@ -103,27 +108,35 @@ Status DeviceMemory::copy_direct(const Fetch& fetch, const std::function<bool()>
       return status;
     }
   }
-  return Status::ok();
+  return send_waiting();
 }
 
 Status DeviceMemory::copy_bucket(const plan::PlannedBucket& bucket, const std::byte* source,
                                  CopyWay way, std::span<std::byte> image) {
-  std::vector<driver::CopyItem> items;
-  std::uint64_t bytes = 0;
   Status status;
-  const auto send = [&] {
-    status = copies_->submit(way, items, bytes);
-    items.clear();
-    bytes = 0;
-    return status.is_ok();
-  };
+  if (way != waiting_way_) status = send_waiting();
+  waiting_way_ = way;
+  if (!status) return status;
   each_run(bucket, 0, bucket.bytes, [&](std::uint64_t from, std::uint64_t to, std::uint64_t count) {
-    items.push_back({image.data() + to, source + from, count});
-    bytes += count;
-    return items.size() < DeviceCopies::kItems || send();
+    waiting_.push_back({image.data() + to, source + from, count});
+    waiting_bytes_ += count;
+    if (waiting_.size() == DeviceCopies::kItems) status = send_waiting();
+    return status.is_ok();
   });
-  if (status) send();
+  if (!status) return status;
+  const bool is_whole = way == CopyWay::kFromHost || waiting_bytes_ >= kDeviceBatchBytes;
+  return is_whole ? send_waiting() : status;
+}
+
+Status DeviceMemory::send_waiting() {
+  Status status = copies_->submit(waiting_way_, waiting_, waiting_bytes_);
+  drop_waiting();
   return status;
+}
+
+void DeviceMemory::drop_waiting() noexcept {
+  waiting_.clear();
+  waiting_bytes_ = 0;
 }
 
 Status DeviceMemory::bring_others(const Fetch& fetch, const PlacedRanges& ranges,
@@ -221,10 +234,10 @@ Status DeviceMemory::copy(const InPlaceCopy& copy) {
 }
 
 Status DeviceMemory::copy_over(const InPlaceCopy& copy) {
-  for (std::uint64_t at = 0; at < copy.source.size(); at += kCopiedBytes) {
+  for (std::uint64_t at = 0; at < copy.source.size(); at += kDeviceBatchBytes) {
     base::failpoint("engine.copying", copy.version.number);
     const driver::CopyItem item{copy.destination.data() + at, copy.source.data() + at,
-                                std::min<std::uint64_t>(kCopiedBytes, copy.source.size() - at)};
+                                std::min(kDeviceBatchBytes, copy.source.size() - at)};
     if (Status status = copies_->submit(CopyWay::kFromDevice, {&item, 1}, item.bytes); !status) {
       return status;
     }

@@ -38,8 +38,11 @@ class DeviceMemory final : public ImageMemory {
       : cuda_(std::move(cuda)), device_(device), identity_(std::move(identity)) {}
 
   Status copy_direct(const Fetch& fetch, const std::function<bool()>& cancelled);
+  /// Queues the copies of a bucket, behind those that wait to be queued with it.
   Status copy_bucket(const plan::PlannedBucket& bucket, const std::byte* source, CopyWay way,
                      std::span<std::byte> image);
+  Status send_waiting();  ///< queues what waits
+  void drop_waiting() noexcept;
   Status bring_others(const Fetch& fetch, const PlacedRanges& ranges, std::uint32_t credit,
                       const std::function<bool()>& cancelled);
   Status verify(const Fetch& fetch, const PlacedRanges& ranges,
@@ -51,6 +54,9 @@ class DeviceMemory final : public ImageMemory {
   const int device_;
   const std::string identity_;
   std::unique_ptr<DeviceCopies> copies_;
+  std::vector<driver::CopyItem> waiting_;  ///< of one way, for one batch
+  std::uint64_t waiting_bytes_ = 0;
+  CopyWay waiting_way_ = CopyWay::kFromHost;
   std::unique_ptr<DeviceChecks> checks_;
   std::unique_ptr<Bounce> bounce_;  ///< once something came over a network
 };

@@ -60,14 +60,14 @@ TransportSet Network::transports() {
     return std::shared_ptr<transport::Transport>(
         std::make_shared<transport::ShmTransport>(slot_use()));
   };
-  set.cuda_ipc = []() -> Result<std::shared_ptr<transport::Transport>> {
+  set.cuda_ipc = [reader = options_.device]() -> Result<std::shared_ptr<transport::Transport>> {
     auto cuda = driver::load_cuda();  // an engine in host memory may read a device's, too
     if (!cuda) {
       return Status(cuda.status().code(), "the trainer's bytes lie in device memory: " +
                                               cuda.status().message() +
                                               "; or set the trainer's staging to host");
     }
-    auto opened = std::make_shared<transport::CudaIpcTransport>(std::move(*cuda));
+    auto opened = std::make_shared<transport::CudaIpcTransport>(std::move(*cuda), reader);
     if (Status viable = opened->viable(); !viable) return viable;
     return std::shared_ptr<transport::Transport>(std::move(opened));
   };

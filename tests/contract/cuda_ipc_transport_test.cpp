@@ -2,6 +2,9 @@
 // in host memory.
 #include "transport/cuda_ipc/cuda_ipc_transport.hpp"
 
+#include <poll.h>
+
+#include <chrono>
 #include <cstring>
 
 #include "contract/transport_contract.hpp"
@@ -179,6 +182,43 @@ TEST(CudaIpcTransport, AProcessDoesNotOpenItsOwnMemory) {
   ASSERT_FALSE(segment.is_ok());
   EXPECT_EQ(segment.status().code(), Code::kInvalid);
   EXPECT_NE(segment.status().message().find("staging to host"), std::string::npos);
+}
+
+TEST(CudaIpcTransport, AReaderOnAnotherDeviceHasItMappedThere) {
+  const auto cuda = std::make_shared<driver::FakeCuda>(driver::FakeOptions{.devices = 2});
+  DeviceSource source(*cuda, test::unique_job(), 1);
+  CudaIpcTransport transport(cuda, 1);
+  auto lane = transport.open_lane({});
+  ASSERT_TRUE(lane.is_ok());
+  const auto segment = (*lane)->acquire(*source.publish(0, 3, kSlotBytes));
+  ASSERT_TRUE(segment.is_ok()) << segment.status().to_string();
+  const auto seen = (*segment)->device_view();
+  ASSERT_EQ(seen.size(), kSlotBytes);
+  EXPECT_EQ(*cuda->device_of(seen.data()), 1);
+  EXPECT_EQ(test::first_difference(seen, 3), seen.size());
+}
+
+TEST(CudaIpcTransport, WithoutAccessBetweenTheDevicesItMovesBucketsAlone) {
+  const auto cuda =
+      std::make_shared<driver::FakeCuda>(driver::FakeOptions{.devices = 2, .are_peers = false});
+  DeviceSource source(*cuda, test::unique_job(), 1);
+  CudaIpcTransport transport(cuda, 1);
+  auto lane = transport.open_lane({});
+  ASSERT_TRUE(lane.is_ok());
+  const auto segment = (*lane)->acquire(*source.publish(0, 3, kSlotBytes));
+  ASSERT_TRUE(segment.is_ok()) << segment.status().to_string();
+  EXPECT_TRUE((*segment)->device_view().empty());
+  std::vector<std::byte> space(kSlotBytes);
+  ASSERT_TRUE((*lane)->submit(*segment, {1, 0, space, {}}).is_ok());
+  Completion completion;
+  const auto deadline = Clock::now() + std::chrono::seconds(30);
+  while ((*lane)->poll({&completion, 1}) == 0 && Clock::now() < deadline) {
+    pollfd ready{(*lane)->event_fd(), POLLIN, 0};
+    ::poll(&ready, 1, 100);
+  }
+  EXPECT_TRUE(completion.status.is_ok()) << completion.status.to_string();
+  EXPECT_EQ(test::first_difference(space, 3), kSlotBytes);
+  EXPECT_EQ(cuda->violations(), std::vector<std::string>{});
 }
 
 TEST(CudaIpcTransport, IsNotViableWithoutADevice) {

@@ -40,6 +40,44 @@ TEST_F(CudaKernelsTest, DigestsEqualTheHostsForAllSizesAndAlignments) {
   }
 }
 
+TEST_F(CudaKernelsTest, DigestsCopyWhatTheyReadAndNothingElse) {
+  auto random = seeded("DigestsCopyWhatTheyReadAndNothingElse");
+  constexpr std::size_t kBytes = 48 << 20, kParts = 200;
+  constexpr std::byte kGuard{0xA5};
+  const auto bytes = random_bytes(random, kBytes);
+  std::byte* from = on_device(kBytes);
+  std::byte* to = on_device(kBytes);
+  ASSERT_TRUE(copy(from, bytes.data(), kBytes));
+  const auto job = cuda_->make_digests(kDevice, kParts, kParts).value_or_throw();
+  for (int round = 0; round < 10; ++round) {
+    std::vector<std::byte> expected(kBytes, kGuard);
+    ASSERT_TRUE(copy(to, expected.data(), kBytes));
+    std::vector<DigestPart> parts;
+    std::vector<base::Digest> digests;
+    std::size_t at = 0;
+    for (std::uint32_t i = 0; i < kParts; ++i) {
+      const std::uint64_t most = i % 40 == 0 ? 4 << 20 : i % 3 == 0 ? 20 : 100000;
+      const std::uint64_t size = std::min<std::uint64_t>(random() % most, kBytes - at - 64);
+      std::uint64_t begin = random() % (kBytes - size);
+      if (i % 2 == 0) begin = begin / 16 * 16;
+      const std::uint64_t first = random() % 1000;
+      const bool copies = i % 5 != 0;
+      parts.push_back({from + begin, size, first, i, copies ? to + at : nullptr});
+      digests.push_back(codec::digest(bytes.data() + begin, size, first));
+      if (copies) std::memcpy(expected.data() + at, bytes.data() + begin, size);
+      at = (at + size + 7) / 8 * 8 + 8 * (random() % 3);
+    }
+    ASSERT_TRUE(job->start(parts, stream_));
+    ASSERT_TRUE(finish());
+    for (std::size_t i = 0; i < kParts; ++i) ASSERT_EQ(job->sums()[i], digests[i]) << i;
+    std::vector<std::byte> got(kBytes);
+    ASSERT_TRUE(copy(got.data(), to, kBytes));
+    ASSERT_EQ(got, expected) << "round " << round;
+  }
+  const DigestPart odd{from, 8, 0, 0, to + 4};
+  EXPECT_EQ(job->start({&odd, 1}, stream_).code(), Code::kInvalid);
+}
+
 TEST_F(CudaKernelsTest, DigestsBeyondFourGigabytes) {
   auto random = seeded("DigestsBeyondFourGigabytes");
   constexpr std::uint64_t kChunk = 64 << 20, kBytes = (std::uint64_t{4} << 30) + kChunk;

@@ -17,10 +17,9 @@ using namespace test;
 
 class DeviceStaging : public LocalJob {
  protected:
-  void SetUp() override {
-    driver::FakeOptions options;
-    options.threaded = true;
-    cuda = std::make_shared<driver::FakeCuda>(options);
+  void SetUp() override { use({.threaded = true}); }
+  void use(driver::FakeOptions options) {
+    cuda = std::make_shared<driver::FakeCuda>(std::move(options));
     driver::set_cuda(cuda);
   }
   void TearDown() override {
@@ -29,6 +28,8 @@ class DeviceStaging : public LocalJob {
     EXPECT_EQ(cuda->violations(), std::vector<std::string>{});
     LocalJob::TearDown();
   }
+
+  void follow_from_another_device(bool are_peers);
 
   std::shared_ptr<driver::FakeCuda> cuda;
 };
@@ -86,6 +87,51 @@ TEST_F(DeviceStaging, SlotsOfADeviceAreHeadersInSharedMemory) {
     EXPECT_TRUE(publisher.flush(soon(), device.lister()).is_ok());
   }
   EXPECT_EQ(publisher.status().captured, 4U);
+}
+
+/// Engines on device 1 of a trainer on device 0, whole and in slices.
+void DeviceStaging::follow_from_another_device(bool are_peers) {
+  use({.devices = 2, .threaded = true, .are_peers = are_peers});
+  ToyPolicy policy(4);
+  DeviceToy device(*cuda, policy);
+  PublisherOptions options = publisher_options();
+  options.staging = Staging::kDevice;
+  auto opened = Publisher::open(options, device.lister());
+  ASSERT_TRUE(opened.is_ok()) << opened.status().to_string();
+  Publisher publisher = std::move(*opened);
+  LogLines log;
+  SubscriberOptions whole = subscriber_options("whole");
+  whole.device = 1;
+  SubscriberOptions slices = whole;
+  slices.name = "slices";
+  slices.layout = {{"part", {64, 30}, {{"embed.weight", {0, 50}, {64, 30}}}}};
+  Subscriber engine = follow(whole);
+  Subscriber other = follow(slices);
+  for (std::uint64_t step = 1; step <= 4; ++step) {
+    ASSERT_TRUE(publisher.fence());
+    device.step(step);
+    publisher.publish(device.lister());
+    const auto verdict = publisher.flush(soon(), device.lister());
+    ASSERT_TRUE(verdict.is_ok()) << verdict.status().to_string();
+    const auto lease = engine.acquire(soon());
+    ASSERT_TRUE(lease.is_ok()) << lease.status().to_string();
+    ASSERT_EQ(policy.difference(lease->image(), step), "");
+    const auto part = other.acquire(soon());
+    ASSERT_TRUE(part.is_ok()) << part.status().to_string();
+    const auto* bytes = static_cast<const std::byte*>(part->image().find("part")->data);
+    for (std::size_t at = 0; at < 64 * 30 * 4; ++at) {
+      ASSERT_EQ(bytes[at],
+                ToyPolicy::expected(0, (at / 120 * 128 + 50) * 4 + at % 120, step));
+    }
+  }
+  EXPECT_EQ(engine.status().transport, "cuda_ipc");
+  EXPECT_EQ(log.contain("event=no_peer_access"), !are_peers);
+}
+
+TEST_F(DeviceStaging, EnginesOfAnotherDeviceReadItsSlots) { follow_from_another_device(true); }
+
+TEST_F(DeviceStaging, EnginesOfADeviceWithoutAccessToThoseHaveThemThroughTheHost) {
+  follow_from_another_device(false);
 }
 
 TEST_F(DeviceStaging, WithoutRoomOnTheDeviceSlotsAreOnTheHost) {

@@ -275,7 +275,7 @@ Result<IpcHandle> FakeCuda::export_memory(int device, void* memory) {
 Result<void*> FakeCuda::open_memory(int device, const IpcHandle& handle) {
   const Lock lock(mutex_);
   if (Status s = enter("open_memory", device); !s) return s;
-  return memory_.open(device, handle, options_.opens_own_memory);
+  return memory_.open(device, handle, options_.opens_own_memory, options_.are_peers);
 }
 
 void FakeCuda::close_memory(int device, void* memory) noexcept {

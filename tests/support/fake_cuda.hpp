@@ -28,6 +28,7 @@ struct FakeOptions {
   std::uint64_t piece_bytes = 64 << 10;  ///< the most that is copied at once; a multiple of 8
   std::uint64_t seed = 0;    ///< of the order among streams that could go on; 0: in turns
   bool opens_own_memory = true;   ///< CUDA refuses handles of the same process
+  bool are_peers = true;          ///< devices have access to one another's memory
   bool registers_read_only = true;
   std::string identity = "GPU-fake0000-0000-0000-0000-00000000000";  ///< then the device's number
 };
@@ -141,7 +142,8 @@ class FakeCuda : public Cuda {
   Status check_stream(int device, Stream stream);
   Result<EventState*> find_event(int device, Event event);
   /// Of memory that a kernel touches: mapped, and not plain host memory.
-  Status check_kernel(const void* address, std::uint64_t bytes);
+  /// @param device that the kernel runs on; -1: not known
+  Status check_kernel(const void* address, std::uint64_t bytes, int device);
   void remove(void* memory, fake::Kind kind, int device, std::uint64_t bytes);
   /// Work that touches memory, checked once more when it is done.
   void push(int device, Stream stream, std::string what,

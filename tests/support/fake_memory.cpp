@@ -133,22 +133,22 @@ Result<IpcHandle> Memory::export_range(int device, void* memory) const {
   return handle;
 }
 
-Result<void*> Memory::open(int device, const IpcHandle& handle, bool own_too) {
+Result<void*> Memory::open(int device, const IpcHandle& handle, bool own_too, bool are_peers) {
   Exported exported;
   std::memcpy(&exported, handle.bytes.data(), sizeof exported);
   if (std::memcmp(exported.mark, Exported{}.mark, sizeof exported.mark) != 0) {
     return Status(Code::kInvalid, "cudaErrorInvalidValue: not a handle that export_memory() gave");
   }
-  if (exported.device != device) {
-    return Status(Code::kInvalid, "the handle's memory is on device " +
-                                      std::to_string(exported.device) + ", asked for on device " +
-                                      std::to_string(device));
+  if (exported.device != device && !are_peers) {
+    return Status(Code::kInternal, "cudaErrorPeerAccessUnsupported: the handle's memory is on device " +
+                                       std::to_string(exported.device) +
+                                       ", asked for on device " + std::to_string(device));
   }
   if (exported.pid == ::getpid() && !own_too) {
     return Status(Code::kInvalid, "the handle is of this process's own memory");
   }
   for (const auto& [begin, range] : ranges_) {
-    if (range.kind == Kind::kOpened && range.inode == exported.inode) {
+    if (range.kind == Kind::kOpened && range.inode == exported.inode && range.device == device) {
       return Status(Code::kInvalid, "the handle is open already, at " + text(begin));
     }
   }

@@ -39,7 +39,7 @@ class Memory {
   Result<void*> allocate_host(std::uint64_t bytes);
   Status add_registered(void* memory, std::uint64_t bytes);
   Result<IpcHandle> export_range(int device, void* memory) const;
-  Result<void*> open(int device, const IpcHandle& handle, bool own_too);
+  Result<void*> open(int device, const IpcHandle& handle, bool own_too, bool are_peers);
   /// Takes away a range that begins there, of that kind, device and length (0: any).
   /// @return "" or what is wrong with that
   std::string remove(void* memory, Kind kind, int device, std::uint64_t bytes);

@@ -31,9 +31,15 @@ __attribute__((no_sanitize("thread"))) void copy_as_a_device(std::byte* to, cons
 
 }  // namespace
 
-Status FakeCuda::check_kernel(const void* address, std::uint64_t bytes) {
+Status FakeCuda::check_kernel(const void* address, std::uint64_t bytes, int device) {
   if (const auto what = memory_.wrong_with(address, bytes)) return wrong(*what);
-  if (memory_.is_pageable(address)) return wrong("a kernel reads or writes plain host memory");
+  const fake::Range* const range = memory_.find(address);
+  if (range == nullptr) return wrong("a kernel reads or writes plain host memory");
+  if (device >= 0 && range->device >= 0 && range->device != device) {
+    return wrong("a kernel on device " + std::to_string(device) +
+                 " reads or writes memory of device " + std::to_string(range->device) +
+                 " that is not mapped there");
+  }
   return {};
 }
 
@@ -55,7 +61,7 @@ void FakeCuda::open_gate(fake::Marker& gate) {
 }
 
 void FakeCuda::copy_in_kernel(void* to, const void* from, std::uint64_t bytes) {
-  if (!check_kernel(to, bytes) || !check_kernel(from, bytes)) return;
+  if (!check_kernel(to, bytes, -1) || !check_kernel(from, bytes, -1)) return;
   if (to == from) return;
   copy_as_a_device(static_cast<std::byte*>(to), static_cast<const std::byte*>(from), bytes);
 }
@@ -119,8 +125,8 @@ Status FakeCuda::gather(int device, std::span<const GatherItem> items, Stream st
                                   std::string(dtype_name(item.to_type))};
     }
     if (item.elements == 0) continue;
-    if (Status s = check_kernel(item.to, item.elements * dtype_size(item.to_type)); !s) return s;
-    if (Status s = check_kernel(item.from, dtype_size(item.from_type)); !s) return s;
+    if (Status s = check_kernel(item.to, item.elements * dtype_size(item.to_type), device); !s) return s;
+    if (Status s = check_kernel(item.from, dtype_size(item.from_type), device); !s) return s;
     TensorView tensor;
     tensor.info.name = "gathered";
     tensor.info.dtype = item.from_type;
@@ -134,14 +140,14 @@ Status FakeCuda::gather(int device, std::span<const GatherItem> items, Stream st
                                   " elements with a stride for each dimension"};
     }
     push(device, stream, "gather",
-         [this, tensor = std::move(tensor), to = static_cast<std::byte*>(item.to),
+         [this, device, tensor = std::move(tensor), to = static_cast<std::byte*>(item.to),
           type = item.to_type, elements = item.elements,
           at = std::uint64_t{0}](std::uint64_t& budget) mutable -> Result<bool> {
            const std::uint64_t size = dtype_size(type);
            const std::uint64_t count = std::min(std::max<std::uint64_t>(budget / size, 1),
                                                 elements - at);
-           if (Status s = check_kernel(to + at * size, count * size); !s) return s;
-           if (Status s = check_kernel(tensor.data, 1); !s) return s;
+           if (Status s = check_kernel(to + at * size, count * size, device); !s) return s;
+           if (Status s = check_kernel(tensor.data, 1, device); !s) return s;
            if (Status s = codec::gather(to + at * size, type, tensor, at, count); !s) return s;
            at += count;
            budget -= std::min(budget, count * size);
@@ -181,8 +187,13 @@ class FakeCuda::FakeDigests : public DigestJob {
         return {Code::kInvalid, "expected a sum below " + std::to_string(state_->sums.size()) +
                                     ", got " + std::to_string(part.sum)};
       }
+      if (reinterpret_cast<std::uintptr_t>(part.to) % 8 != 0) {
+        return {Code::kInvalid, "expected a place to copy to at a multiple of 8"};
+      }
       if (part.bytes == 0) continue;
-      if (Status s = cuda_.check_kernel(part.data, part.bytes); !s) return s;
+      if (Status s = cuda_.check_kernel(part.data, part.bytes, device_); !s) return s;
+      if (part.to == nullptr) continue;
+      if (Status s = cuda_.check_kernel(part.to, part.bytes, device_); !s) return s;
     }
     state_->running.assign(state_->sums.size(), base::Digest{});
     for (const DigestPart& part : parts) {
@@ -220,6 +231,14 @@ class FakeCuda::FakeDigests : public DigestJob {
       }
       copy_as_a_device(piece, from, bytes);
       state->running[part.sum] += codec::digest(piece, bytes, part.first_word + at / 8);
+      if (part.to != nullptr) {
+        auto* const to = static_cast<std::byte*>(part.to) + at;
+        if (const auto what = cuda.memory_.wrong_with(to, bytes)) {
+          return cuda.wrong("while a digest copied: " + *what);
+        }
+        copy_as_a_device(to, piece, bytes);
+        cuda.copied_bytes_ += bytes;
+      }
       at += bytes;
       budget -= std::min(budget, bytes);
       return at == part.bytes;

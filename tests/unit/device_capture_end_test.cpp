@@ -70,7 +70,7 @@ TEST(DeviceCaptureEndTest, EachCallThatFailsVoidsThePointAlone) {
         Policy policy = mixed_policy(3);
         policy.publish_floats_as(DType::kBF16);
         Rig rig(cuda, policy, on_device);
-        rig.options.chunk_bytes = 32768;
+        rig.options.chunk_bytes = rig.options.device_chunk_bytes = 32768;
         rig.open();
         rig.expect_sealed_now(rig.run());
         const std::uint64_t before = cuda->calls(call);

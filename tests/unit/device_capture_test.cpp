@@ -29,7 +29,7 @@ TEST(DeviceCaptureTest, BytesAndDigestsAreThoseOfTheHost) {
         const auto cuda = fake(random());
         {
           Rig rig(cuda, policy, on_device, rank, 2);
-          rig.options.chunk_bytes = 64 * (1 + random() % 200);
+          rig.options.chunk_bytes = rig.options.device_chunk_bytes = 64 * (1 + random() % 200);
           rig.open();
           for (const bool whole : {true, false, true}) {
             rig.slot.clear();
@@ -85,7 +85,7 @@ TEST(DeviceCaptureTest, TheWatermarkNeverGoesAheadOfTheBytes) {
     Policy policy = mixed_policy(random());
     if (round % 2 == 1) policy.publish_floats_as(DType::kF16);
     Rig rig(fake(random()), policy, round % 3 == 2);
-    rig.options.chunk_bytes = 64 * (16 + random() % 64);
+    rig.options.chunk_bytes = rig.options.device_chunk_bytes = 64 * (16 + random() % 64);
     rig.open();
     std::vector<std::vector<std::byte>> all;
     for (const auto& item : rig.layout.items) all.push_back(policy.canonical(item.tensor));

@@ -100,7 +100,7 @@ struct Rig {
         slot(*cuda, layout.payload_bytes, on_device) {
     options.cuda = cuda;
     options.payload_on_device = on_device;
-    options.chunk_bytes = 4096;
+    options.chunk_bytes = options.device_chunk_bytes = 4096;
     options.stall = std::chrono::seconds(60);
   }
 

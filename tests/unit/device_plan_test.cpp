@@ -90,6 +90,49 @@ TEST(DevicePlanTest, TensorsLieInOnePlace) {
   }
 }
 
+TEST(DevicePlanTest, WhatItsDigestCopiesIsNotReadTwice) {
+  test::Policy policy = test::mixed_policy(1);
+  CaptureRequest request;
+  request.list = policy.list();
+  for (TensorView& tensor : request.list.tensors) tensor.device = 0;
+  request.published = policy.published();
+  request.layout = plan::own_share(policy.published(), 0, 2);
+  request.whole_policy_digest = true;
+  std::uint64_t plain = 0;  // of ours
+  for (const bool on_device : {false, true}) {
+    const DevicePlan plan = make_device_plan(request, on_device, 4096, 1024);
+    std::uint64_t wholes = 0, own_wholes = 0, directs = 0, moved = 0;
+    for (std::size_t i = 0; i < plan.wholes.size(); ++i) {
+      if (plan.wholes[i].way != Way::kDirect) continue;
+      wholes += plan.wholes[i].end;
+      if (i < plan.own_wholes) own_wholes += plan.wholes[i].end;
+    }
+    for (std::size_t c = 0; c < plan.chunks.size(); ++c) {
+      const DeviceChunk& chunk = plan.chunks[c];
+      EXPECT_EQ(chunk.is_ours, c < plan.own_chunks);
+      EXPECT_LE(chunk.bytes, chunk.is_ours ? 4096U : 1024U);
+      std::uint32_t count = 0;
+      for (std::uint32_t i = chunk.first_part; i < chunk.first_part + chunk.parts; ++i) {
+        if (plan.parts[i].way != Way::kDirect) continue;
+        ++count;
+        moved += plan.parts[i].end - plan.parts[i].begin;
+        EXPECT_EQ((chunk.offset + plan.parts[i].at) % 8, 0U);
+      }
+      EXPECT_EQ(chunk.directs, on_device ? count : 0U);
+      directs += chunk.directs;
+    }
+    EXPECT_EQ(directs > 0, on_device);
+    if (!on_device) {
+      plain = own_wholes;
+      EXPECT_GT(plain, 0U);
+    } else {
+      EXPECT_EQ(own_wholes, 0U);
+    }
+    EXPECT_EQ(moved, plain);
+    EXPECT_GT(wholes, own_wholes);  // of the other share
+  }
+}
+
 TEST(DevicePlanTest, StagingIsChosenByWhatReadsTheSlots) {
   struct Case {
     Staging asked;

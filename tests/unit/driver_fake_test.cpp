@@ -220,6 +220,46 @@ TEST_F(DriverFakeTest, DigestsAddUpInTheirSums) {
   EXPECT_EQ(job->start({&no_sum, 1}, stream_).code(), Code::kInvalid);
 }
 
+TEST_F(DriverFakeTest, DigestsCopyWhereTheyAreAskedTo) {
+  std::iota(reinterpret_cast<unsigned char*>(device_),
+            reinterpret_cast<unsigned char*>(device_) + kBytes, static_cast<unsigned char>(1));
+  const auto job = cuda_.make_digests(0, 1, 1).value_or_throw();
+  const DigestPart part{.data = device_ + 3, .bytes = 70001, .to = device_ + 100000};
+  const std::vector<std::byte> before(device_, device_ + kBytes);
+  ASSERT_TRUE(job->start({&part, 1}, stream_));
+  ASSERT_TRUE(cuda_.synchronize(0));
+  EXPECT_EQ(job->sums()[0], codec::digest(before.data() + 3, 70001, 0));
+  EXPECT_EQ(std::memcmp(device_ + 100000, before.data() + 3, 70001), 0);
+  EXPECT_EQ(device_[170001], before[170001]);
+  EXPECT_EQ(cuda_.copied_bytes(), 70001u);
+  const DigestPart odd{.data = device_, .bytes = 8, .to = device_ + 100004};
+  EXPECT_EQ(job->start({&odd, 1}, stream_).code(), Code::kInvalid);
+}
+
+TEST_F(DriverFakeTest, AKernelReadsWhatIsMappedOnItsDevice) {
+  FakeCuda cuda({.devices = 2});
+  auto* const memory = static_cast<std::byte*>(*cuda.allocate(0, 64));
+  const auto stream = *cuda.create_stream(1, false);
+  {
+    const auto job = cuda.make_digests(1, 1, 1).value_or_throw();
+    const DigestPart part{.data = memory, .bytes = 64};
+    EXPECT_FALSE(job->start({&part, 1}, stream).is_ok());
+    EXPECT_EQ(cuda.violations().size(), 1u);
+    auto* const mapped = static_cast<std::byte*>(*cuda.open_memory(1, *cuda.export_memory(0, memory)));
+    const DigestPart near{.data = mapped, .bytes = 64};
+    EXPECT_TRUE(job->start({&near, 1}, stream).is_ok());
+    EXPECT_TRUE(cuda.synchronize(1));
+    cuda.close_memory(1, mapped);
+  }
+  cuda.destroy_stream(1, stream);
+  cuda.free(0, memory);
+
+  FakeCuda strangers({.devices = 2, .are_peers = false});
+  void* const far = *strangers.allocate(0, 64);
+  EXPECT_FALSE(strangers.open_memory(1, *strangers.export_memory(0, far)).is_ok());
+  strangers.free(0, far);
+}
+
 TEST_F(DriverFakeTest, GathersAndCasts) {
   auto* from = reinterpret_cast<float*>(device_);
   for (int i = 0; i < 6; ++i) from[i] = static_cast<float>(i);

@@ -62,6 +62,39 @@ TEST(DriverKernelsTest, TilesAddUpToTheDigestOfParts) {
   }
 }
 
+TEST(DriverKernelsTest, TilesCopyWhatTheyReadAndNothingElse) {
+  auto random = seeded("TilesCopyWhatTheyReadAndNothingElse");
+  constexpr std::uint32_t kThreads = 64;
+  constexpr unsigned char kGuard = 0xA5;
+  const auto bytes = random_bytes(random, 200000);
+  for (int round = 0; round < 60; ++round) {
+    const std::uint64_t tile_bytes = 16 * (1 + random() % 2000);
+    const std::uint64_t size = 1 + random() % (round % 2 == 0 ? 80 : 60000);
+    const std::uint64_t begin = random() % (bytes.size() - size);
+    // At multiples of 16, and of 8 alone; in words, so that the host may write words there.
+    std::vector<std::uint64_t> words(size / 8 + 6, 0);
+    std::memset(words.data(), kGuard, words.size() * 8);
+    auto* to = reinterpret_cast<unsigned char*>(words.data() + 2);
+    if (random() % 2 == 0) to += 8;
+    const DigestEntry entry{bytes.data() + begin, size, random() % 1000, 0, 0, to};
+    DigestSum sum;
+    for (std::uint64_t tile = 0; tile < tiles_of(size, tile_bytes); ++tile) {
+      for (std::uint32_t thread = 0; thread < kThreads; ++thread) {
+        add_tile(sum, entry, tile, tile_bytes, thread, kThreads);
+      }
+    }
+    const base::Digest expected = codec::digest(bytes.data() + begin, size, entry.first_word);
+    ASSERT_EQ(sum.a, expected.a) << "round " << round;
+    ASSERT_EQ(sum.b, expected.b) << "round " << round;
+    ASSERT_EQ(std::memcmp(to, entry.data, size), 0) << "round " << round;
+    const auto* all = reinterpret_cast<const unsigned char*>(words.data());
+    for (const unsigned char* at = all; at < all + words.size() * 8; ++at) {
+      if (at >= to && at < to + size) continue;
+      ASSERT_EQ(*at, kGuard) << "round " << round << " at " << at - to;
+    }
+  }
+}
+
 TEST(DriverKernelsTest, TilesAreAlignedAndOfAFairSize) {
   for (const int shift : {0, 26, 40}) {
     const std::uint64_t tile = tile_bytes_for(std::uint64_t{1} << shift, 792);

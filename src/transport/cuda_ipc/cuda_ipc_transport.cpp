@@ -5,6 +5,7 @@
 #include <map>
 #include <string>
 
+#include "base/log.hpp"
 #include "staging/object_name.hpp"
 #include "transport/bucket_runs.hpp"
 #include "transport/copy_pool.hpp"
@@ -18,27 +19,33 @@ namespace {
 
 class DeviceSegment final : public Segment {
  public:
-  DeviceSegment(SlotHold hold, std::shared_ptr<const OpenedMemory> memory,
+  DeviceSegment(SlotHold hold, std::shared_ptr<const OpenedMemory> memory, int reader,
                 const SegmentAddress& address) noexcept
       : memory_(std::move(memory)),
         hold_(std::move(hold)),
-        payload_(memory_->data() + address.device_offset, address.payload_bytes) {}
+        payload_(memory_->data() + address.device_offset, address.payload_bytes),
+        is_near_(reader < 0 || reader == memory_->device()) {}
 
   std::span<std::byte> view() noexcept override { return {}; }
-  std::span<const std::byte> device_view() noexcept override { return payload_; }
+  std::span<const std::byte> device_view() noexcept override {
+    return is_near_ ? payload_ : std::span<const std::byte>();
+  }
+  std::span<const std::byte> payload() const noexcept { return payload_; }
   int device() const noexcept { return memory_->device(); }
 
  private:
   const std::shared_ptr<const OpenedMemory> memory_;
   const SlotHold hold_;
   const std::span<const std::byte> payload_;
+  const bool is_near_;
 };
 
 class CudaIpcLane final : public Lane {
  public:
-  CudaIpcLane(const LaneOptions& options, std::shared_ptr<driver::Cuda> cuda,
+  CudaIpcLane(const LaneOptions& options, std::shared_ptr<driver::Cuda> cuda, int reader,
               std::unique_ptr<Flight> flight)
       : cuda_(std::move(cuda)),
+        reader_(reader),
         readers_(cuda_),
         flight_(std::move(flight)),
         pool_(options.copy_threads, *flight_) {}
@@ -56,7 +63,7 @@ class CudaIpcLane final : public Lane {
     auto memory = open(address, handle);
     if (!memory) return memory.status();
     return std::shared_ptr<Segment>(
-        std::make_shared<DeviceSegment>(std::move(*held), std::move(*memory), address));
+        std::make_shared<DeviceSegment>(std::move(*held), std::move(*memory), reader_, address));
   }
 
   Status submit(const std::shared_ptr<Segment>& segment, Bucket bucket) override {
@@ -64,7 +71,7 @@ class CudaIpcLane final : public Lane {
     if (own == nullptr) {
       return Status(Code::kInvalid, "submit needs a segment that a cuda_ipc lane acquired");
     }
-    const std::span<const std::byte> payload = own->device_view();
+    const std::span<const std::byte> payload = own->payload();
     if (Status fits = check_bucket(bucket, payload.size()); !fits) return fits;
     if (Status begun = flight_->begin(); !begun) return begun;
     if (Status started = pool_.start(); !started) {
@@ -114,7 +121,17 @@ class CudaIpcLane final : public Lane {
     memory_.reset();
     const auto device = index_of(address.device);
     if (!device) return device.status();
-    auto opened = OpenedMemory::open(cuda_, *device, owner, handle);
+    const int at = reader_ < 0 ? *device : reader_;
+    auto opened = OpenedMemory::open(cuda_, at, owner, handle);
+    if (!opened && at != *device) {
+      base::log(LogLevel::kWarn, "no_peer_access",
+                {{"device", at},
+                 {"source", *device},
+                 {"why", opened.status().to_string()},
+                 {"next", "bytes go through host memory; with the trainer's staging host they would "
+                          "take one copy less"}});
+      opened = OpenedMemory::open(cuda_, *device, owner, handle);
+    }
     if (!opened) return opened.status();
     memory_ = std::move(*opened);
     owner_ = owner;
@@ -123,6 +140,7 @@ class CudaIpcLane final : public Lane {
   }
 
   const std::shared_ptr<driver::Cuda> cuda_;
+  const int reader_;
   std::map<std::string, int> devices_;  ///< by identity
   std::string owner_;                   ///< of memory_, and the next one
   driver::IpcHandle handle_;
@@ -146,7 +164,7 @@ Result<std::unique_ptr<Lane>> CudaIpcTransport::open_lane(const LaneOptions& opt
   auto flight = Flight::make(options);
   if (!flight) return flight.status();
   return std::unique_ptr<Lane>(
-      std::make_unique<CudaIpcLane>(options, cuda_, std::move(*flight)));
+      std::make_unique<CudaIpcLane>(options, cuda_, reader_, std::move(*flight)));
 }
 
 }  // namespace weightcast::transport
