@@ -242,6 +242,7 @@ def several(run):
             except NotRun as why:
                 row["not_run"] = str(why)
                 run.say(f"  {devices} GPUs, {transport}: not run: {why}")
+            run.so_far(rows)
     return rows
 
 

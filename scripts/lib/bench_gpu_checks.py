@@ -18,12 +18,13 @@ STAGING = {"shm": "host", "cuda_ipc": "device", "nccl": "device"}
 
 
 class Scene:
-    """Trainer ranks and engines on one device, with hashes said on both sides."""
+    """Trainer ranks and engines on one device, or engines on the other devices, with hashes said on both sides."""
 
-    def __init__(self, run, transport, mode="broadcast", ranks=1, engines=1, size=CHECK_BYTES, activations=ACTIVATIONS):
+    def __init__(self, run, transport, mode="broadcast", ranks=1, engines=1, size=CHECK_BYTES, activations=ACTIVATIONS, spread=False):
         self.run, self.transport, self.mode, self.ranks, self.size = run, transport, mode, ranks, size
         self.activations = activations[:engines]
-        self.job = Job(run.kit, nccl_hosts=transport == "nccl")
+        self.spread = spread
+        self.job = Job(run.kit, nccl_hosts=transport == "nccl" and not spread)
         self.seed = 0
 
     def __enter__(self):
@@ -31,7 +32,9 @@ class Scene:
         try:
             self.start_trainers()
             self.engines = [
-                self.job.engine(i, "--transport", self.transport, "--activation", activation, "--ranks", self.ranks)
+                self.job.engine(
+                    i, "--device", i + 1 if self.spread else 0, "--transport", self.transport, "--activation", activation, "--ranks", self.ranks
+                )
                 for i, activation in enumerate(self.activations)
             ]
             for process in self.engines:
@@ -164,27 +167,36 @@ def combination(run, transport, mode, ranks, engines, versions):
         }
 
 
+LONG = (("broadcast", 1, 4), ("p2p", 2, 2))
+
+
 def check(run, transport):
-    """1, 2 and 4 engines, and two ranks with two engines, in both modes; two of them long."""
+    """1, 2 and 4 engines, and two ranks with two engines, in both modes; two of them long, which come last."""
+    shapes = [(mode, ranks, engines) for mode in ("broadcast", "p2p") for ranks, engines in ((1, 1), (1, 2), (1, 4), (2, 2))]
+    shapes.sort(key=lambda shape: shape in LONG)
     rows = []
-    for mode in ("broadcast", "p2p"):
-        for ranks, engines in ((1, 1), (1, 2), (1, 4), (2, 2)):
-            is_long = (mode, ranks, engines) in (("broadcast", 1, 4), ("p2p", 2, 2))
-            row = {"transport": transport, "mode": mode, "ranks": ranks, "engines": engines}
-            rows.append(row)
-            what = f"  {transport}, {mode}, {ranks} rank{'s' * (ranks > 1)}, {engines} engine{'s' * (engines > 1)}: "
-            try:
-                row.update(combination(run, transport, mode, ranks, engines, run.options.versions if is_long else min(SHORT, run.options.versions)))
-                run.say(
-                    f"{what}{row['versions']} versions equal, {row['storm']['compared']} of a storm; grown: device {row['growth']['device_bytes']} B, "
-                    f"descriptors {max(its['descriptors'] for its in row['growth']['processes'].values())}"
-                )
-            except NotRun as why:
-                row["not_run"] = str(why)
-                run.say(f"{what}not run: {why}")
-            except Broken as why:
-                row["failed"] = str(why)
-                run.say(f"{what}FAILED: {why}")
+    slowest = 0  # seconds a version, of the rows before
+    for mode, ranks, engines in shapes:
+        versions = run.options.versions if (mode, ranks, engines) in LONG else min(SHORT, run.options.versions)
+        row = {"transport": transport, "mode": mode, "ranks": ranks, "engines": engines}
+        rows.append(row)
+        what = f"  {transport}, {mode}, {ranks} rank{'s' * (ranks > 1)}, {engines} engine{'s' * (engines > 1)}: "
+        try:
+            if run.left() < slowest * versions:
+                raise NotRun(f"{versions} versions may take {slowest * versions:.0f} s, and {run.left():.0f} s were left")
+            row.update(combination(run, transport, mode, ranks, engines, versions))
+            slowest = max(slowest, row["seconds"] / versions)
+            run.say(
+                f"{what}{row['versions']} versions equal in {row['seconds']:.1f} s, {row['storm']['compared']} of a storm; grown: device "
+                f"{row['growth']['device_bytes']} B, descriptors {max(its['descriptors'] for its in row['growth']['processes'].values())}"
+            )
+        except NotRun as why:
+            row["not_run"] = str(why)
+            run.say(f"{what}not run: {why}")
+        except Broken as why:
+            row["failed"] = str(why)
+            run.say(f"{what}FAILED: {why}")
+        run.so_far(rows)
     return rows
 
 
@@ -279,11 +291,17 @@ def trainer_killed(scene):
     return {"how": how, "seconds": time.monotonic() - struck, "next_run_at": number}
 
 
-def faults(run, transport):
+def faults(run, transport, spread=False):
+    """On one device; `spread`: each engine on a device of its own."""
+    engines = 3
+    if spread:
+        engines = min(engines, len(query_devices("name")) - 1)
+        if engines < 1:
+            raise NotRun("it takes at least 2 GPUs")
     rows = []
     used = query_devices("memory.used")
     does = "sends" if transport == "nccl" else "captures"
-    is_slow = transport == "nccl"  # several of its ranks on one device
+    is_slow = transport == "nccl" and not spread  # several of its ranks on one device
     for name, act, ranks in (
         ("an engine is killed while it copies", engine_killed, 1),
         ("an engine is stopped while it copies, and goes on later", engine_stopped, 1),
@@ -292,9 +310,14 @@ def faults(run, transport):
     ):
         for mode in ("broadcast", "p2p"):
             row = {"transport": transport, "mode": mode, "fault": name}
+            if spread:
+                row["gpus"] = engines + 1
+                if ranks > 1 or (act is engine_killed and engines == 1):
+                    continue  # ranks would need a device each, too; and somebody has to survive
             rows.append(row)
             try:
-                with Scene(run, transport, mode, ranks, 3, FAULT_BYTES // 4 if run.options.bytes or is_slow else FAULT_BYTES, ("flip",) * 3) as scene:
+                size = FAULT_BYTES // 4 if run.options.bytes or is_slow else FAULT_BYTES
+                with Scene(run, transport, mode, ranks, engines, size, ("flip",) * engines, spread) as scene:
                     scene.bring()
                     before = scene.taken()
                     row.update(act(scene))

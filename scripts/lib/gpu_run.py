@@ -36,10 +36,11 @@ SECTIONS = {
     "several": (240, bench_gpu.several),
     "check_shm": (240, lambda run: checks.check(run, "shm")),
     "check_cuda_ipc": (240, lambda run: checks.check(run, "cuda_ipc")),
-    "check_nccl": (900, lambda run: checks.check(run, "nccl")),
+    "check_nccl": (240, lambda run: checks.check(run, "nccl")),
     "faults_shm": (180, lambda run: checks.faults(run, "shm")),
     "faults_cuda_ipc": (180, lambda run: checks.faults(run, "cuda_ipc")),
     "faults_nccl": (240, lambda run: checks.faults(run, "nccl")),
+    "faults_several": (240, lambda run: checks.faults(run, "nccl", spread=True)),
     "tight": (60, checks.tight),
 }
 SANITIZED = "*Kernel*:*Cast*"  # the cases that run our kernels
@@ -88,6 +89,7 @@ class Run:
             return
         self.say(f"{name}:")
         begin = time.monotonic()
+        self.present = (name, about)
         try:
             found = {"state": "ran", "result": work(self)}
             if has_failure(found["result"]):
@@ -101,12 +103,20 @@ class Run:
             found = {"state": "failed", "why": f"{type(error).__name__}: {error}"}
         self.keep(name, dict(about, seconds=round(time.monotonic() - begin, 1), **found))
 
+    def so_far(self, rows):
+        """Keeps what the present section has found, should the run be ended in the middle of it."""
+        name, about = self.present
+        self.write(dict(self.sections, **{name: dict(about, state="cut off", why="the run was ended in the middle of it", result=rows)}))
+
     def keep(self, name, found):
         if found["state"] != "ran":
             self.say(f"{name}: {found['state']}: {found['why']}")
         self.sections[name] = found
+        self.write(self.sections)
+
+    def write(self, sections):
         part = self.out / "gpu.json.part"
-        part.write_text(json.dumps({"sections": self.sections}, indent=1) + "\n")
+        part.write_text(json.dumps({"sections": sections}, indent=1) + "\n")
         os.replace(part, self.out / "gpu.json")
 
 

@@ -132,7 +132,8 @@ def outcome(row, text):
 def correctness(sections):
     rows = []
     for name in ("check_shm", "check_cuda_ipc", "check_nccl"):
-        for row in sections.get(name, {}).get("result") or []:
+        order = lambda row: (row["mode"], row["ranks"], row["engines"])
+        for row in sorted(sections.get(name, {}).get("result") or [], key=order):
             def text(row):
                 grown = row["growth"]
                 worst = {what: max(its[what] for its in grown["processes"].values()) for what in ("host_bytes", "descriptors", "threads")}
@@ -149,10 +150,11 @@ def correctness(sections):
 
 def faults(sections):
     rows = []
-    for name in ("faults_shm", "faults_cuda_ipc", "faults_nccl"):
+    for name in ("faults_shm", "faults_cuda_ipc", "faults_nccl", "faults_several"):
         result = sections.get(name, {}).get("result")
         for row in result["rows"] if result else []:
-            rows.append([row["transport"], row["mode"], row["fault"], outcome(row, lambda row: f"{row['seconds']:.2f} s")])
+            where = f"{row['transport']}, {row['gpus']} GPUs" if "gpus" in row else row["transport"]
+            rows.append([where, row["mode"], row["fault"], outcome(row, lambda row: f"{row['seconds']:.2f} s")])
     for row in sections.get("tight", {}).get("result") or []:
         rows.append(["shm", "broadcast", f"too little device memory for a second copy, asked for {row['asked']}", outcome(row, lambda row: row["activation_reason"] if row["applied"] else row["last_failure"])])
     if not rows:
@@ -192,7 +194,7 @@ def runs(sections):
         by.setdefault(f"{section['run'][11:16]} UTC, " + about(section) + f", commit {section['commit'][:12]}", []).append(name)
     lines = [f"- {where}: {', '.join(names)}" for where, names in by.items()]
     missing = [f"- {name}: not run: {its['why']}" for name, its in sections.items() if its["state"] == "not run"]
-    failed = [f"- {name}: failed: {its['why']}" for name, its in sections.items() if its["state"] == "failed"]
+    failed = [f"- {name}: {its['state']}: {its['why']}" for name, its in sections.items() if its["state"] in ("failed", "cut off")]
     return lines + missing + failed + [""]
 
 
@@ -214,7 +216,7 @@ def main():
     results = json.loads(kept.read_text()) if kept.exists() else {"sections": {}}
     for name, section in new.items():
         # What was measured before is not lost to a run that lacked the time.
-        if section["state"] != "not run" or name not in results["sections"]:
+        if section["state"] in ("ran", "failed") or name not in results["sections"]:
             results["sections"][name] = section
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(results, indent=1) + "\n")

@@ -85,8 +85,9 @@ class Nccl {
   /// @return kUnavailable before NCCL 2.19: Cuda::allocate serves as well
   virtual Result<void*> mem_alloc(int device, std::uint64_t bytes) = 0;
   virtual void mem_free(int device, void* memory) noexcept = 0;
-  /// Lets transfers go in and out of the memory without a copy. @return the handle; kUnavailable
-  ///   before NCCL 2.19, where transfers work without
+  /// Lets transfers go in and out of the memory without a copy: where all ranks of a call pass memory
+  /// that is registered, or none does. Else what the call does is undefined.
+  /// @return the handle; null where NCCL has none, as all before 2.19
   virtual Result<void*> register_memory(NcclComm comm, void* memory, std::uint64_t bytes) = 0;
   /// Not after abort(), which forgets them all.
   virtual Status deregister_memory(NcclComm comm, void* handle) = 0;

@@ -161,7 +161,10 @@ class Library final : public Nccl {
   }
 
   Result<void*> mem_alloc(int device, std::uint64_t bytes) override {
-    if (call_.mem_alloc == nullptr) return too_old("memory of its own");
+    if (call_.mem_alloc == nullptr) {
+      return Status(Code::kUnavailable, "NCCL has memory of its own from 2.19 on, this is " +
+                                            std::to_string(version_));
+    }
     auto current = CurrentDevice::set(device);
     if (!current) return current.status();
     void* memory = nullptr;
@@ -176,8 +179,8 @@ class Library final : public Nccl {
     if (auto current = CurrentDevice::set(device)) (void)call_.mem_free(memory);
   }
   Result<void*> register_memory(NcclComm comm, void* memory, std::uint64_t bytes) override {
-    if (call_.register_memory == nullptr) return too_old("registration");
     void* handle = nullptr;
+    if (call_.register_memory == nullptr) return handle;
     if (Status s = check("ncclCommRegister", call_.register_memory(comm, memory, bytes, &handle),
                          comm);
         !s) {
@@ -204,10 +207,6 @@ class Library final : public Nccl {
     if (result == kSuccess) return NcclProgress::kOver;
     if (result == kInProgress) return NcclProgress::kUnderWay;
     return check(what, result, comm);
-  }
-  Status too_old(const char* what) const {
-    return {Code::kUnavailable, std::string("NCCL has ") + what + " from 2.19 on, this is " +
-                                    std::to_string(version_)};
   }
 
   const Functions call_;

@@ -18,9 +18,9 @@ struct DeviceCaptureOptions {
   /// policy, and are so long that queueing them costs nothing; bandwidth was measured to be the same
   /// from 64 to 512 MiB. Scratch for casts is two of it.
   std::uint64_t chunk_bytes = std::uint64_t{64} << 20;
-  /// The same where the slots are on the device: 256 MiB take 0.13 ms there, beside which what each
-  /// chunk costs (a table, a kernel, sums that come back: 10 us) is little.
-  std::uint64_t device_chunk_bytes = std::uint64_t{256} << 20;
+  /// The same where the slots are on the device: 2 GiB take 1 ms there, beside which what each
+  /// chunk costs (a table, a kernel, sums that come back: 0.1 ms) is little.
+  std::uint64_t device_chunk_bytes = std::uint64_t{2} << 30;
   /// Without progress for so long, once the trainer's stream has come to a capture, the device counts
   /// as lost.
   Duration patience = std::chrono::seconds(30);

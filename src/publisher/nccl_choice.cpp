@@ -22,7 +22,6 @@ Result<std::unique_ptr<NcclSource>> open_source(const PublisherOptions& options,
   NcclSourceOptions how;
   how.device = memory.device();
   how.is_p2p = options.mode == Mode::kP2p;
-  how.is_on_device = memory.is_on_device();
   how.slot_bytes = options.slot_bytes;
   how.holds = memory.holds();
   how.session = stream::nccl_session_options();

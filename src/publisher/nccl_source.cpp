@@ -249,7 +249,7 @@ void NcclSource::begin(Running& running, Clock::time_point now) {
   }
   const std::uint64_t number = running.slot.address.version.number;
   auto sender = transport::NcclSender::make(
-      *gpu_, {{running.slot.payload, options_.is_on_device, nullptr}}, std::move(buckets),
+      *gpu_, {{running.slot.payload, nullptr}}, std::move(buckets),
       [number](std::uint32_t) { base::failpoint("trainer.sending", number); });
   if (!sender) return fail(running, sender.status(), now);
   running.sender = std::move(*sender);

@@ -110,7 +110,7 @@ Status NcclLane::bring(const NcclShare& share, const std::function<bool()>& canc
   const std::uint64_t bucket_bytes = stream::nccl_bucket_bytes(address.payload_bytes);
   std::vector<NcclDestination> destinations(stream::nccl_buckets(address.payload_bytes));
   for (std::size_t i = 0; i < destinations.size(); ++i) {
-    destinations[i].place = [&, offset = i * bucket_bytes](std::span<const std::byte> bucket,
+    destinations[i] = [&, offset = i * bucket_bytes](std::span<const std::byte> bucket,
                                                            driver::Stream stream) {
       base::failpoint("engine.copying", address.version.number);
       return place(*cuda_, options_.device, share.runs, offset, bucket, stream);

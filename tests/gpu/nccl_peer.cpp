@@ -170,21 +170,16 @@ class Peer {
     if (is_source_) {
       std::vector<NcclBucketBytes> all;
       for (std::uint32_t b = 0; b < buckets(); ++b) all.push_back({0, b * each, bytes_of(b)});
-      return NcclSender::make(*gpu_, {{{memory, bytes_}, false, nullptr}}, std::move(all), {})
+      return NcclSender::make(*gpu_, {{{memory, bytes_}, nullptr}}, std::move(all), {})
           .value_or_throw();
     }
-    // Half of them as they are, half by way of a buffer.
     std::vector<NcclDestination> all(buckets());
     for (std::uint32_t b = 0; b < buckets(); ++b) {
       std::byte* const to = memory + b * each;
-      if (b % 2 == 0) {
-        all[b].whole = {to, bytes_of(b)};
-      } else {
-        all[b].place = [this, to](std::span<const std::byte> from, driver::Stream stream) {
-          const driver::CopyItem item{to, from.data(), from.size()};
-          return cuda_->copy(kDevice, {&item, 1}, stream);
-        };
-      }
+      all[b] = [this, to](std::span<const std::byte> from, driver::Stream stream) {
+        const driver::CopyItem item{to, from.data(), from.size()};
+        return cuda_->copy(kDevice, {&item, 1}, stream);
+      };
     }
     return std::make_unique<NcclReceiver>(std::move(all), [stop_at](std::uint32_t bucket) {
       if (bucket + 1 != stop_at) return;

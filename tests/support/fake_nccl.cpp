@@ -263,7 +263,7 @@ void FakeNccl::mem_free(int device, void* memory) noexcept {
     (void)enter("mem_free");
     for (const auto& [handle, comm] : comms_) {
       for (const auto& [registration, registered] : comm.registrations) {
-        if (registered == memory) (void)wrong("memory was freed that is registered");
+        if (registered.first == memory) (void)wrong("memory was freed that is registered");
       }
     }
     if (memory_.erase(memory) == 0) (void)wrong("mem_free of memory that is not NCCL's");
@@ -271,14 +271,14 @@ void FakeNccl::mem_free(int device, void* memory) noexcept {
   cuda_->free(device, memory);
 }
 
-Result<void*> FakeNccl::register_memory(NcclComm handle, void* memory, std::uint64_t) {
+Result<void*> FakeNccl::register_memory(NcclComm handle, void* memory, std::uint64_t bytes) {
   const Lock lock(mutex_);
   if (Status s = enter("register_memory"); !s) return s;
   auto comm = usable(handle, "register_memory");
   if (!comm) return comm.status();
   const auto registration = reinterpret_cast<void*>(next_handle_);  // NOLINT: an opaque number
   next_handle_ += 16;
-  (*comm)->registrations[registration] = memory;
+  (*comm)->registrations[registration] = {static_cast<std::byte*>(memory), bytes};
   return registration;
 }
 

@@ -96,7 +96,8 @@ class FakeNccl : public Nccl {
     std::uint64_t bytes = 0;
     int peer = 0;  ///< or root
     bool has_begun = false;
-    std::shared_ptr<Kernel> kernel;
+    bool is_registered = false;  ///< its memory, in its communicator
+    std::shared_ptr<Kernel> kernel{};
   };
   using Parts = std::map<int, std::shared_ptr<Part>>;  ///< by rank
   struct Members {  // of a communicator
@@ -118,7 +119,7 @@ class FakeNccl : public Nccl {
     std::map<std::pair<int, int>, std::size_t> sent;
     std::map<std::pair<int, int>, std::size_t> received;
     std::vector<std::weak_ptr<Kernel>> kernels;
-    std::map<void*, void*> registrations;
+    std::map<void*, std::pair<std::byte*, std::uint64_t>> registrations;
   };
   struct Queued {  // a call, until its group ends
     NcclComm comm = nullptr;
@@ -132,6 +133,7 @@ class FakeNccl : public Nccl {
   Result<Comm*> usable(NcclComm comm, std::string_view call);
   Result<NcclProgress> issue(std::string_view call, NcclComm comm, Part part, Stream stream);
   Status launch(std::vector<Queued> calls);
+  static bool is_registered(const Comm& comm, const void* memory, std::uint64_t bytes);
   void enlist(Comm& comm, const std::shared_ptr<Part>& part);
   void begin(Members& members, Parts& parts, int rank);
   void check_match(const Members& members, const Parts& parts);

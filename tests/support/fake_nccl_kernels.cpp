@@ -35,17 +35,17 @@ Result<NcclProgress> FakeNccl::group_end() {
 
 Result<NcclProgress> FakeNccl::broadcast(NcclComm comm, const void* from, void* to,
                                          std::uint64_t bytes, int root, Stream stream) {
-  return issue("broadcast", comm, {Kind::kBroadcast, from, to, bytes, root, false, nullptr}, stream);
+  return issue("broadcast", comm, {Kind::kBroadcast, from, to, bytes, root}, stream);
 }
 
 Result<NcclProgress> FakeNccl::send(NcclComm comm, const void* from, std::uint64_t bytes, int peer,
                                     Stream stream) {
-  return issue("send", comm, {Kind::kSend, from, nullptr, bytes, peer, false, nullptr}, stream);
+  return issue("send", comm, {Kind::kSend, from, nullptr, bytes, peer}, stream);
 }
 
 Result<NcclProgress> FakeNccl::receive(NcclComm comm, void* to, std::uint64_t bytes, int peer,
                                        Stream stream) {
-  return issue("receive", comm, {Kind::kReceive, nullptr, to, bytes, peer, false, nullptr}, stream);
+  return issue("receive", comm, {Kind::kReceive, nullptr, to, bytes, peer}, stream);
 }
 
 Result<NcclProgress> FakeNccl::issue(std::string_view call, NcclComm handle, Part part,
@@ -60,6 +60,9 @@ Result<NcclProgress> FakeNccl::issue(std::string_view call, NcclComm handle, Par
         (part.kind != Kind::kBroadcast && part.peer == (*comm)->rank)) {
       return wrong(std::string(call) + " with rank " + std::to_string(part.peer));
     }
+    const bool reads = part.kind == Kind::kSend ||
+                       (part.kind == Kind::kBroadcast && part.peer == (*comm)->rank);
+    part.is_registered = is_registered(**comm, reads ? part.from : part.to, part.bytes);
     calls.push_back({handle, stream, std::make_shared<Part>(std::move(part))});
     if (is_grouped_) {
       group_.push_back(std::move(calls.front()));
@@ -112,6 +115,14 @@ Status FakeNccl::launch(std::vector<Queued> calls) {
   return {};
 }
 
+bool FakeNccl::is_registered(const Comm& comm, const void* memory, std::uint64_t bytes) {
+  const auto* at = static_cast<const std::byte*>(memory);
+  return std::any_of(comm.registrations.begin(), comm.registrations.end(), [&](const auto& it) {
+    const auto& [begin, size] = it.second;
+    return at >= begin && at + bytes <= begin + size;
+  });
+}
+
 void FakeNccl::enlist(Comm& comm, const std::shared_ptr<Part>& part) {
   std::size_t index = 0;
   std::vector<Parts>* sequence = &comm.members->broadcasts;
@@ -139,6 +150,11 @@ void FakeNccl::check_match(const Members&, const Parts& parts) {
                   " bytes with rank " + std::to_string(first.peer) + ", rank " +
                   std::to_string(rank) + " has " + std::to_string(part->bytes) +
                   " bytes with rank " + std::to_string(part->peer));
+    }
+    if (part->is_registered != first.is_registered) {
+      (void)wrong("some ranks' memory is registered and others' is not, which is undefined: " +
+                  std::string(part->is_registered ? "rank " : "not rank ") + std::to_string(rank) +
+                  "'s");
     }
   }
 }

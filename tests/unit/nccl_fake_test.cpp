@@ -140,6 +140,19 @@ TEST_F(NcclFakeTest, CallsInAnotherOrderHangAndAreTold) {
   EXPECT_NE(nccl_.violations()[0].find("do not match"), std::string::npos);
 }
 
+TEST_F(NcclFakeTest, ACallInWhichNotAllMemoryIsRegisteredIsTold) {
+  join();
+  void* const all = *nccl_.register_memory(ranks_[0].comm, ranks_[0].memory, kFakeBytes);
+  broadcast(0, 0);
+  broadcast(1, 0);
+  broadcast(2, 0);
+  cuda_->run_all();
+  ASSERT_FALSE(nccl_.violations().empty());
+  EXPECT_NE(nccl_.violations()[0].find("is registered"), std::string::npos);
+  EXPECT_TRUE(nccl_.deregister_memory(ranks_[0].comm, all));
+  expects_no_violation_ = false;
+}
+
 TEST_F(NcclFakeTest, ADeadRankIsHeardOfAndAbortLetsTheStreamGo) {
   join();
   broadcast(0, 0);

@@ -140,7 +140,7 @@ class NcclParty : public ::testing::Test {
       for (std::uint32_t b = 0; b < kBuckets; ++b) {
         buckets.push_back({0, b * kBucketBytes, bytes_of(b)});
       }
-      auto made = NcclSender::make(*member.gpu, {{{member.slot, kPayloadBytes}, false, nullptr}},
+      auto made = NcclSender::make(*member.gpu, {{{member.slot, kPayloadBytes}, nullptr}},
                                    std::move(buckets), {});
       EXPECT_TRUE(made);
       return std::move(*made);
@@ -148,15 +148,11 @@ class NcclParty : public ::testing::Test {
     std::vector<NcclDestination> destinations(kBuckets);
     for (std::uint32_t b = 0; b < kBuckets; ++b) {
       std::byte* const to = member.image + b * kBucketBytes;
-      if (b % 2 == 0) {
-        destinations[b].whole = {to, bytes_of(b)};
-      } else {
-        destinations[b].place = [this, to, &member](std::span<const std::byte> from,
-                                                    driver::Stream stream) {
-          const driver::CopyItem item{to, from.data(), from.size()};
-          return cuda->copy(member.device, {&item, 1}, stream);
-        };
-      }
+      destinations[b] = [this, to, &member](std::span<const std::byte> from,
+                                            driver::Stream stream) {
+        const driver::CopyItem item{to, from.data(), from.size()};
+        return cuda->copy(member.device, {&item, 1}, stream);
+      };
     }
     return std::make_unique<NcclReceiver>(std::move(destinations), [](std::uint32_t) {});
   }

@@ -90,19 +90,11 @@ Status BucketFlow::load() {
                                   std::to_string(gpu_.ring().bucket_bytes()) +
                                   " bytes in a known group, got " + std::to_string(step.bytes)};
     }
-    Place& place = places_[index];
-    place = {nullptr, buffer, false, {}};
-    if (sends(step)) {
-      auto from = end_.load(step, buffer, gpu_.copy());
-      if (!from) return from.status();
-      place.from = *from;
-      // Elsewhere than in the buffer nothing is written: a root's own `to` is its `from`.
-      place.to = const_cast<void*>(*from);
-      const driver::Event loaded = gpu_.events(index).loaded;
-      if (Status s = gpu_.cuda().record(gpu_.device(), loaded, gpu_.copy()); !s) return s;
-    } else if (step.kind != Kind::kPass) {
-      if (void* const direct = end_.direct(step); direct != nullptr) place.to = direct;
-    }
+    places_[index] = {};
+    if (!sends(step)) continue;
+    if (Status s = end_.load(step, buffer, gpu_.copy()); !s) return s;
+    const driver::Event loaded = gpu_.events(index).loaded;
+    if (Status s = gpu_.cuda().record(gpu_.device(), loaded, gpu_.copy()); !s) return s;
   }
   return Status::ok();
 }
@@ -130,18 +122,19 @@ Result<bool> BucketFlow::issue(Clock::time_point now) {
     if (Status s = gpu_.cuda().wait(gpu_.device(), gpu_.wire(), loaded); !s) return s;
   }
   driver::Nccl& nccl = gpu_.nccl();
+  std::byte* const buffer = gpu_.ring().at(index);
   Result<NcclProgress> call = NcclProgress::kOver;
   switch (step.kind) {
     case Kind::kBroadcastFrom:
     case Kind::kBroadcastTo:
     case Kind::kPass:
-      call = nccl.broadcast(comm, place.from, place.to, step.bytes, step.peer, gpu_.wire());
+      call = nccl.broadcast(comm, buffer, buffer, step.bytes, step.peer, gpu_.wire());
       break;
     case Kind::kSend:
-      call = nccl.send(comm, place.from, step.bytes, step.peer, gpu_.wire());
+      call = nccl.send(comm, buffer, step.bytes, step.peer, gpu_.wire());
       break;
     case Kind::kReceive:
-      call = nccl.receive(comm, place.to, step.bytes, step.peer, gpu_.wire());
+      call = nccl.receive(comm, buffer, step.bytes, step.peer, gpu_.wire());
       break;
   }
   if (Status s = through.note(call); !s) return s;
@@ -150,7 +143,7 @@ Result<bool> BucketFlow::issue(Clock::time_point now) {
   return true;
 }
 
-/// Takes steps that are over. What goes to its place from a buffer goes there once the buffer is whole:
+/// Takes steps that are over. What a buffer holds goes to its place once the buffer is whole:
 /// a copy that was queued behind a kernel would run whenever that one comes to its end, an abort that
 /// takes too long included.
 /// @return whether something happened
@@ -164,8 +157,7 @@ Result<bool> BucketFlow::complete(Clock::time_point now) {
     auto over = gpu_.cuda().done(gpu_.device(), place.is_placing ? events.placed : events.wired);
     if (!over) return over;
     if (!*over) break;
-    const bool is_placed = (step.kind == Kind::kBroadcastTo || step.kind == Kind::kReceive) &&
-                           place.to == gpu_.ring().at(index);
+    const bool is_placed = step.kind == Kind::kBroadcastTo || step.kind == Kind::kReceive;
     if (is_placed && !place.is_placing) {
       const std::span<const std::byte> bytes(gpu_.ring().at(index), step.bytes);
       if (Status s = end_.place(step, bytes, gpu_.copy()); !s) return s;

@@ -2,7 +2,10 @@
 //
 // A step is one operation of NCCL. Steps are taken in the order given, one under way on the wire at a
 // time; around it the next ones are loaded into their buffers and the former ones placed, so that
-// copies and wire overlap.
+// copies and wire overlap. All bytes go through the buffers on every rank, also where they could go
+// straight from a slot or into an image: the buffers are registered with NCCL, and a call in which
+// some ranks' memory is registered and others' is not is undefined ("User Buffer Registration" of its
+// guide; between two GPUs of a host the second such call hangs).
 #pragma once
 
 #include <cstddef>
@@ -36,14 +39,9 @@ class BucketEnd {
  public:
   virtual ~BucketEnd() = default;
   /// For a sender: queues copies of the bucket's bytes to `buffer`.
-  /// @return where they are in device memory then: `buffer`, or in place, with nothing queued
-  virtual Result<const void*> load(const FlowStep& step, std::byte* buffer,
-                                   driver::Stream stream) = 0;
-  /// For a receiver: device memory that takes the bytes as they are; null: they go to a buffer, and
-  /// place() is called.
-  virtual void* direct(const FlowStep& step) = 0;
-  /// The bytes are in the buffer: queues copies from there to where they belong. Nothing of NCCL is
-  /// before them on the stream.
+  virtual Status load(const FlowStep& step, std::byte* buffer, driver::Stream stream) = 0;
+  /// For a receiver: the bytes are in the buffer; queues copies from there to where they belong.
+  /// Nothing of NCCL is before them on the stream.
   virtual Status place(const FlowStep& step, std::span<const std::byte> buffer,
                        driver::Stream stream) = 0;
   /// All of the step is over; called in the order of the steps.
@@ -77,8 +75,6 @@ class BucketFlow {
 
  private:
   struct Place {  // a buffer of the ring, while a step has it
-    const void* from = nullptr;
-    void* to = nullptr;
     bool is_placing = false;  ///< its bytes are here, and on the way to their place
     Clock::time_point begun{};
   };

@@ -88,12 +88,10 @@ void Communicator::advance(Clock::time_point) {
 
 Status Communicator::register_buckets() {
   for (std::size_t i = 0; i < ring_.count(); ++i) {
+    // Not without, where the others may have registered theirs.
     auto handle = nccl_->register_memory(comm_, ring_.at(i), ring_.bucket_bytes());
-    if (handle) {
-      registrations_.push_back(*handle);
-    } else if (handle.status().code() != Code::kUnavailable) {
-      return handle.status();
-    }
+    if (!handle) return handle.status();
+    registrations_.push_back(*handle);
   }
   return Status::ok();
 }

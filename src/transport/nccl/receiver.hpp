@@ -11,26 +11,21 @@
 
 namespace weightcast::transport {
 
-/// Where a bucket's bytes go.
-struct NcclDestination {
-  /// Device memory that takes all of them as they are. Empty: place().
-  std::span<std::byte> whole{};
-  /// Queues copies from device memory to their places on the stream (Cuda::copy), without waiting.
-  std::function<Status(std::span<const std::byte> bucket, driver::Stream stream)> place{};
-};
+/// Where a bucket's bytes go: queues copies from device memory to their places on the stream
+/// (Cuda::copy), without waiting.
+using NcclDestination =
+    std::function<Status(std::span<const std::byte> bucket, driver::Stream stream)>;
 
 /// Thread safety: one thread.
 class NcclReceiver final : public BucketEnd {
  public:
-  /// @param destinations by the number in FlowStep::bucket; one without either takes no bytes: they
-  ///   are received and dropped
+  /// @param destinations by the number in FlowStep::bucket; what comes for an empty one is dropped
   /// @param arrived called for each bucket that is in its place; may be empty
   NcclReceiver(std::vector<NcclDestination> destinations,
                std::function<void(std::uint32_t bucket)> arrived)
       : destinations_(std::move(destinations)), arrived_(std::move(arrived)) {}
 
-  Result<const void*> load(const FlowStep& step, std::byte*, driver::Stream) override;
-  void* direct(const FlowStep& step) override;
+  Status load(const FlowStep& step, std::byte*, driver::Stream) override;
   Status place(const FlowStep& step, std::span<const std::byte> buffer,
                driver::Stream stream) override;
   void done(const FlowStep& step) override;

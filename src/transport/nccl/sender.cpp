@@ -53,23 +53,20 @@ Result<std::unique_ptr<NcclSender>> NcclSender::make(
       new NcclSender(gpu, std::move(payloads), std::move(buckets), std::move(sent)));
 }
 
-Result<const void*> NcclSender::load(const FlowStep& step, std::byte* buffer,
-                                     driver::Stream stream) {
+Status NcclSender::load(const FlowStep& step, std::byte* buffer, driver::Stream stream) {
   if (step.bucket >= buckets_.size() || buckets_[step.bucket].bytes != step.bytes) {
-    return Status(Code::kInvalid, "a step of bucket " + std::to_string(step.bucket) + " with " +
-                                      std::to_string(step.bytes) + " bytes, which is not there");
+    return {Code::kInvalid, "a step of bucket " + std::to_string(step.bucket) + " with " +
+                                std::to_string(step.bytes) + " bytes, which is not there"};
   }
   const NcclBucketBytes& bucket = buckets_[step.bucket];
   const NcclPayload& payload = payloads_[bucket.payload];
-  if (payload.is_on_device && bucket.strips.empty()) return payload.bytes.data() + bucket.offset;
   items_.clear();
   each_piece(payload.bytes, bucket.offset, bucket.bytes, bucket.strips, bucket.bytes,
              [&](std::size_t at, std::span<const std::byte> piece) {
                items_.push_back({buffer + at, piece.data(), piece.size()});
                return true;
              });
-  if (Status s = gpu_.cuda().copy(gpu_.device(), items_, stream); !s) return s;
-  return buffer;
+  return gpu_.cuda().copy(gpu_.device(), items_, stream);
 }
 
 Status NcclSender::place(const FlowStep& step, std::span<const std::byte>, driver::Stream) {

@@ -12,10 +12,10 @@
 
 namespace weightcast::transport {
 
-/// A sealed slot's payload. Host memory is registered with CUDA, or each copy out of it waits.
+/// A sealed slot's payload, on the device or in host memory that is registered with CUDA: else each
+/// copy out of it waits.
 struct NcclPayload {
   std::span<const std::byte> bytes;
-  bool is_on_device = false;
   std::shared_ptr<Segment> held{};  ///< keeps the bytes still
 };
 
@@ -39,9 +39,7 @@ class NcclSender final : public BucketEnd {
                                                   std::vector<NcclBucketBytes> buckets,
                                                   std::function<void(std::uint32_t bucket)> sent);
 
-  Result<const void*> load(const FlowStep& step, std::byte* buffer,
-                           driver::Stream stream) override;
-  void* direct(const FlowStep&) override { return nullptr; }
+  Status load(const FlowStep& step, std::byte* buffer, driver::Stream stream) override;
   Status place(const FlowStep&, std::span<const std::byte>, driver::Stream) override;
   void done(const FlowStep& step) override;
 
