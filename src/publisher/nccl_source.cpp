@@ -1,6 +1,7 @@
 #include "publisher/nccl_source.hpp"
 
 #include <pthread.h>
+#include <sys/prctl.h>
 
 #include <algorithm>
 #include <chrono>
@@ -24,6 +25,8 @@ using transport::SessionAnswer;
 /// Between looks: at a flow, as transport::run() has it; at engines that gather or communicators that
 /// end; and where nothing is to be done.
 constexpr auto kLookAtFlow = std::chrono::microseconds(50);
+/// The kernel's own 50 us would double that.
+constexpr auto kTimerSlack = std::chrono::nanoseconds(5000);
 constexpr auto kLookAtSessions = std::chrono::milliseconds(2);
 constexpr auto kLookWhenIdle = std::chrono::seconds(1);
 
@@ -132,6 +135,7 @@ SessionAnswer NcclSource::ask(const transport::SessionAsk& ask) {
 
 void NcclSource::run() {
   ::pthread_setname_np(::pthread_self(), "wc-nccl");
+  ::prctl(PR_SET_TIMERSLACK, kTimerSlack.count());
   for (;;) {
     bool is_flowing = false;
     try {

@@ -11,7 +11,7 @@
 namespace weightcast::stream {
 
 /// Of each of the buffers that a GPU has for NCCL, at most.
-inline constexpr std::uint64_t kMaxNcclBucket = std::uint64_t{64} << 20;
+inline constexpr std::uint64_t kMaxNcclBucket = std::uint64_t{128} << 20;
 
 /// How large the buckets of a payload are: it has about sixteen, so that copies and wire overlap, but
 /// no bucket is tiny or larger than kMaxNcclBucket. Rises with the payload. Pure, as all here.

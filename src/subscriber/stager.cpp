@@ -1,6 +1,7 @@
 #include "subscriber/stager.hpp"
 
 #include <pthread.h>
+#include <sys/prctl.h>
 
 #include <algorithm>
 #include <utility>
@@ -14,6 +15,8 @@ namespace weightcast::subscriber {
 namespace {
 
 constexpr std::uint32_t kCreditPerThread = 4;
+/// Looks at a device are 50 us apart, which the kernel's own slack would double.
+constexpr auto kTimerSlack = std::chrono::nanoseconds(5000);
 constexpr auto kSweepRetry = std::chrono::milliseconds(100);
 
 transport::LaneOptions lane_options(const SubscriberOptions& options) {
@@ -73,6 +76,7 @@ void Stager::perform(protocol::ReceiverAction action) {
 
 void Stager::run() {
   pthread_setname_np(pthread_self(), "wc-stager");
+  prctl(PR_SET_TIMERSLACK, kTimerSlack.count());
   for (;;) {
     protocol::ReceiverAction action;
     {

@@ -9,21 +9,17 @@
 
 #include "base/failpoint.hpp"
 #include "integration/local_job.hpp"
+#include "support/sanitized.hpp"
 
 namespace weightcast {
 namespace {
 
 using test::eventually;
 using test::has;
+using test::kSanitized;
 using test::soon;
 using test::ToyPolicy;
 using namespace std::chrono_literals;
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;  // its own memory hides ours
-#else
-constexpr bool kSanitized = false;
-#endif
 
 constexpr std::uint64_t kMiB = 1024 * 1024;
 
@@ -208,7 +204,7 @@ class MemoryTaken : public ActivationBudget,
 TEST_P(MemoryTaken, IsTheImagesThatItSays) {
   if (kSanitized) GTEST_SKIP() << "a sanitizer's own memory hides ours";
   const auto [activation, images] = GetParam();
-  ToyPolicy policy(2000);
+  ToyPolicy policy(600);
   const std::uint64_t bytes = policy_bytes(policy);
   Publisher publisher = open(policy);
   {

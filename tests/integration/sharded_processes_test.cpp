@@ -15,6 +15,7 @@
 #include "support/child_process.hpp"
 #include "support/own_memory.hpp"
 #include "support/private_place.hpp"
+#include "support/sanitized.hpp"
 #include "support/shm_fixture.hpp"
 
 namespace weightcast {
@@ -30,7 +31,7 @@ constexpr std::uint32_t kSlots = 3;
 constexpr std::uint64_t kMiB = 1u << 20;
 constexpr std::uint64_t kBucketBytes = 128 * 1024;
 constexpr std::uint64_t kUnderWay = 8 * kBucketBytes;  // an engine's buckets from a rank at once
-constexpr std::uint64_t kVersions = 4;                 // that each engine looks at, at least
+constexpr std::uint64_t kVersions = test::kSanitized ? 2 : 4;  // that each engine looks at, at least
 
 struct Way {
   TransportChoice transport;

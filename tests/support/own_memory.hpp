@@ -11,13 +11,11 @@
 #include <string>
 #include <thread>
 
+#include "support/sanitized.hpp"
+
 namespace weightcast::test {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool kMemoryIsOwn = false;  ///< a sanitizer has a part of all of it
-#else
-inline constexpr bool kMemoryIsOwn = true;
-#endif
+inline constexpr bool kMemoryIsOwn = !kSanitized;  ///< a sanitizer has a part of all of it
 
 /// A line "Name: <number> kB" of /proc/self/status, in bytes; 0 where there is none.
 inline std::uint64_t memory_field(const std::string& name) {
