@@ -57,6 +57,26 @@ class GpuScripts(unittest.TestCase):
         self.assertIn("| nccl | p2p | 1 | 2 | not run: no library |", page)
         self.assertIn("| 2, 4, 8 | – | not run: it takes at least 2 |", page)
 
+    def test_a_ratio_is_to_the_baseline_of_the_same_run(self):
+        def row():
+            gaps = {"gap_us": {"max": 1000.0}}
+            memory = {"beyond_weights": 0, "device_slots": 0, "host_slots": 0}
+            return {
+                "bytes": 2, "staging": "device", "activation": "flip", "transport": "cuda_ipc", "applied_s": 0.5, "applied_p90_s": 0.5,
+                "limit_s": 0.1, "over_limit": 5.0, "memory": memory, "grown_device_bytes": 0, "pause": {"busy": gaps, "quiet": gaps},
+            }  # fmt: skip
+
+        step = {"way": "pinned", "total_s": 2.0, "d2h_s": 0.5, "register_s": 0.5, "gather_s": 0.5, "update_s": 0.5}
+        sections = {
+            "baseline": section(state="ran", result={"version": "0", "rounds": [step]}),
+            "ipc_flip": section(state="ran", result=row()),
+            "ipc_staged": section(state="ran", run="2026-01-02T10:00:00+00:00", result=row()),
+        }
+        gpu_tables.note_baseline(sections)
+        page = gpu_tables.page({"sections": sections})
+        self.assertIn("| 5.00 | 4.0 |", page)
+        self.assertIn("| 5.00 | – |", page)
+
 
 if __name__ == "__main__":
     unittest.main()
