@@ -178,13 +178,16 @@ class Job:
         return self
 
     def __exit__(self, kind=None, *_):
+        # One that has ended by itself, or by a signal that nobody sent, did not mean to.
+        ends = {process.name: process.process.poll() for process in self.processes}
         for process in self.processes:
             process.leave()
         for process in self.processes:
             process.end()
         if kind is not None:
             for process in self.processes:
-                self.kit.note("\n".join([f"--- {process.name} said last:", *process.errors]))
+                end = "" if ends[process.name] is None else f" (it had ended with {ends[process.name]})"
+                self.kit.note("\n".join([f"--- {process.name} said last{end}:", *process.errors]))
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def start(self, name, program, *arguments, **environment):

@@ -29,6 +29,14 @@ Status refuse(const std::string& endpoint) {
       "expected an endpoint ipc:///<absolute path> or tcp://<host>:<port>, got '" + endpoint + "'"};
 }
 
+/// libzmq that is built with OpenPGM, as Debian's, sets that up with its first context and takes it
+/// down with the last, while another thread may make one: a race. One that is never ended keeps it up.
+zmq::context_t make_context() {
+  static const auto* const kept = new zmq::context_t{1};
+  static_cast<void>(kept);
+  return zmq::context_t{1};
+}
+
 /// The path of an ipc endpoint.
 Result<std::string> path_of(const std::string& endpoint) {
   if (endpoint.size() <= kIpc.size() || endpoint[kIpc.size()] != '/') return refuse(endpoint);
@@ -142,7 +150,7 @@ struct Socket {
   }
 
   ControlLimits limits;
-  zmq::context_t context{1};
+  zmq::context_t context = make_context();
   std::uint64_t refused_before = 0;
   std::unique_ptr<keys::Zap> zap;  ///< of a server over tcp; closed after the socket
   zmq::socket_t socket;

@@ -251,7 +251,7 @@ class NcclParty : public ::testing::Test {
     expect_images();
   }
 
-  NcclOptions options{.bucket_bytes = kBucketBytes};
+  NcclOptions options{.bucket_bytes = kBucketBytes, .registers = true};
   std::shared_ptr<driver::FakeCuda> cuda;
   std::shared_ptr<driver::FakeNccl> nccl;
   std::vector<Member> members;

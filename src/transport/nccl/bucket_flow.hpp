@@ -3,9 +3,9 @@
 // A step is one operation of NCCL. Steps are taken in the order given, one under way on the wire at a
 // time; around it the next ones are loaded into their buffers and the former ones placed, so that
 // copies and wire overlap. All bytes go through the buffers on every rank, also where they could go
-// straight from a slot or into an image: the buffers are registered with NCCL, and a call in which
-// some ranks' memory is registered and others' is not is undefined ("User Buffer Registration" of its
-// guide; between two GPUs of a host the second such call hangs).
+// straight from a slot or into an image: an abort leaves images alone, and where the buffers are
+// registered with NCCL a call in which some ranks' memory is and others' is not is undefined ("User
+// Buffer Registration" of its guide; between two GPUs of a host the second such call hangs).
 #pragma once
 
 #include <cstddef>

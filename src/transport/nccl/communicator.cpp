@@ -80,7 +80,7 @@ void Communicator::advance(Clock::time_point) {
     }
     return;
   }
-  if (state_ == State::kJoining) {
+  if (state_ == State::kJoining && options_.registers) {
     if (Status s = register_buckets(); !s) return abort(std::move(s));
   }
   state_ = State::kReady;

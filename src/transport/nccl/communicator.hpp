@@ -33,7 +33,7 @@ class Communicator {
     kFailed   ///< being aborted, or over: ticket()
   };
 
-  /// Begins to join. @param ring its buckets are registered when all ranks are in
+  /// Begins to join. @param ring its buckets may be registered when all ranks are in
   /// @return what init_rank says
   static Result<std::unique_ptr<Communicator>> join(std::shared_ptr<driver::Nccl> nccl,
                                                     Aborter& aborter, const BucketRing& ring,
