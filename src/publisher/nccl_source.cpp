@@ -30,6 +30,8 @@ constexpr auto kTimerSlack = std::chrono::nanoseconds(5000);
 constexpr auto kLookAtSessions = std::chrono::milliseconds(2);
 constexpr auto kLookWhenIdle = std::chrono::seconds(1);
 
+std::string group_of(std::uint64_t session) { return "session " + std::to_string(session); }
+
 }  // namespace
 
 NcclSource::NcclSource(std::shared_ptr<driver::Nccl> nccl, NcclSourceOptions options,
@@ -148,7 +150,8 @@ void NcclSource::run() {
     }
     std::unique_lock lock(mutex_);
     if (stop_) break;
-    const bool is_busy = !host_.is_idle() || running_ || gpu_->communicators() != 0 || !gpu_->status();
+    const bool is_busy = !host_.is_idle() || running_ ||
+                         gpu_->communicators() != gpu_->resting() || !gpu_->status();
     if (is_flowing) {
       wake_.wait_for(lock, kLookAtFlow, [&] { return stop_; });
     } else {
@@ -191,6 +194,7 @@ bool NcclSource::turn() {
       host_.withdraw(now);
       offered_.reset();
     }
+    forget_lost_communicators();
     host_.tick(now);
     actions = host_.take_actions();
     if (host_.is_idle() && !running_ && actions.empty()) hold_.reset();
@@ -198,6 +202,13 @@ bool NcclSource::turn() {
   for (const Action& action : actions) act(action);
   if (running_) advance(now);
   return running_ && !running_->has_ended;
+}
+
+/// With mutex_.
+void NcclSource::forget_lost_communicators() {
+  for (const std::uint64_t session : host_.kept()) {
+    if (gpu_->find(group_of(session)) == nullptr) host_.kept_lost(session);
+  }
 }
 
 void NcclSource::act(const Action& action) {
@@ -222,12 +233,20 @@ void NcclSource::act(const Action& action) {
         fail(*running_, {Code::kCancelled, "a member has given it up"}, Clock::now());
       }
       return;
+    case Action::Kind::kDrop:
+      gpu_->fail({group_of(action.session)}, {Code::kCancelled, "its members have changed"},
+                 Clock::now());
+      return;
   }
 }
 
 void NcclSource::join(Running& running, Clock::time_point now) {
   if (!running.hold) return fail(running, {Code::kStale, "the slot is not held any more"}, now);
-  const std::string group = "session " + std::to_string(running.start.session);
+  if (running.start.kept != 0) {
+    running.group = group_of(running.start.kept);
+    return;
+  }
+  const std::string group = group_of(running.start.session);
   const transport::CommPlace seat{running.start.id, 0, running.start.size, running.start.session};
   if (Status s = gpu_->join(group, seat, now); !s) return fail(running, std::move(s), now);
   running.group = group;
@@ -283,7 +302,8 @@ void NcclSource::fail(Running& running, Status why, Clock::time_point now) {
 
 void NcclSource::advance(Clock::time_point now) {
   Running& running = *running_;
-  const bool has_room = gpu_->communicators() < gpu_->options().max_communicators;
+  const bool has_room = running.start.kept != 0 ||
+                        gpu_->communicators() < gpu_->options().max_communicators;
   if (!running.has_ended && running.group.empty() && gpu_->status() && has_room) join(running, now);
   if (!running.has_ended && !running.group.empty() && !running.flow) begin(running, now);
   if (running.flow) {
@@ -292,7 +312,7 @@ void NcclSource::advance(Clock::time_point now) {
       fail(running, Status(running.flow->status()), now);
     } else if (state == BucketFlow::State::kDone) {
       running.flow.reset();
-      gpu_->leave(running.group, now);
+      if (!running.start.keeps) gpu_->leave(running.group, now);
       running.has_ended = true;
     }
   }

@@ -81,6 +81,7 @@ class NcclSource {
   void keep_memory();
   bool turn();
   void act(const Action& action);
+  void forget_lost_communicators();
   void join(Running& running, Clock::time_point now);
   void begin(Running& running, Clock::time_point now);
   void advance(Clock::time_point now);

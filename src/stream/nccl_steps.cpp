@@ -62,7 +62,10 @@ transport::NcclOptions nccl_options() noexcept {
 
 transport::SessionOptions nccl_session_options() noexcept {
   transport::SessionOptions options;
+  options.ask_every = std::chrono::milliseconds(2);
   options.fresh = std::chrono::milliseconds(60);
+  // A GPU is in four communicators, and one of them has to be free for the next.
+  options.keep = nccl_options().max_communicators - 1;
   options.give_up = std::chrono::seconds(3);
   return options;
 }

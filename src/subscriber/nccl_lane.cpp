@@ -77,6 +77,7 @@ NcclLane::~NcclLane() {
 Status NcclLane::make_room(std::uint64_t payload_bytes) {
   const std::uint64_t needed = stream::nccl_bucket_bytes(payload_bytes);
   if (gpu_ && (gpu_->is_lost() || gpu_->options().bucket_bytes >= needed)) return Status::ok();
+  for (auto& [owner, client] : clients_) client.kept = 0;
   gpu_.reset();
   transport::NcclOptions how = options_.gpu;
   how.bucket_bytes = needed;
@@ -88,7 +89,7 @@ Status NcclLane::make_room(std::uint64_t payload_bytes) {
   return Status::ok();
 }
 
-Result<transport::SessionClient*> NcclLane::client_of(const transport::SegmentAddress& address) {
+Result<NcclLane::Client*> NcclLane::client_of(const transport::SegmentAddress& address) {
   Client& client = clients_[std::string(staging::prefix_of(address.object))];
   client.is_used = true;
   if (!client.to) {
@@ -96,16 +97,33 @@ Result<transport::SessionClient*> NcclLane::client_of(const transport::SegmentAd
     if (!opened) return opened.status();
     client.to = std::move(*opened);
   }
-  return client.to.get();
+  return &client;
+}
+
+void NcclLane::drop_kept(Client& client, Clock::time_point now) {
+  if (std::exchange(client.kept, 0) == 0 || gpu_->find(client.group) == nullptr) return;
+  gpu_->fail({client.group}, {Code::kCancelled, "its members have changed"}, now);
+}
+
+/// One communicator has to be free for the next.
+bool NcclLane::may_keep(const Client& client) const {
+  const auto others = std::count_if(clients_.begin(), clients_.end(), [&](const auto& it) {
+    return it.second.kept != 0 && &it.second != &client;
+  });
+  return static_cast<std::uint32_t>(others) + 1 < gpu_->options().max_communicators;
 }
 
 Status NcclLane::bring(const NcclShare& share, const std::function<bool()>& cancelled) {
   is_refused_ = false;
   const transport::SegmentAddress& address = share.address;
   if (Status s = make_room(address.payload_bytes); !s) return s;
-  auto client = client_of(address);
-  if (!client) return client.status();
+  auto found = client_of(address);
+  if (!found) return found.status();
+  Client& client = **found;
   NcclGpu& gpu = *gpu_;
+  // It may have ended since.
+  gpu.poll(Clock::now());
+  if (client.kept != 0 && gpu.find(client.group) == nullptr) client.kept = 0;
 
   const std::uint64_t bucket_bytes = stream::nccl_bucket_bytes(address.payload_bytes);
   std::vector<NcclDestination> destinations(stream::nccl_buckets(address.payload_bytes));
@@ -129,9 +147,16 @@ Status NcclLane::bring(const NcclShare& share, const std::function<bool()>& canc
   bool awaits_answer = false;
   Clock::time_point asked_at{};
   SessionGuest guest(options_.session,
-                     {options_.name, asked_, address.version, address.generation,
-                      stream::nccl_plan(address.payload_bytes), identity_, nccl_->version(), 0, 0,
-                      false},
+                     {.name = options_.name,
+                      .incarnation = asked_,
+                      .version = address.version,
+                      .generation = address.generation,
+                      .plan = stream::nccl_plan(address.payload_bytes),
+                      .device = identity_,
+                      .nccl_version = nccl_->version(),
+                      .is_ready = false,
+                      .kept = client.kept,
+                      .may_keep = may_keep(client)},
                      Clock::now());
   std::string group;
   std::unique_ptr<BucketFlow> flow;
@@ -157,6 +182,7 @@ Status NcclLane::bring(const NcclShare& share, const std::function<bool()>& canc
     flow.reset();
     group.clear();
     is_rested = false;
+    drop_kept(client, now);
     guest.flow_ended(why, have, now);
   };
 
@@ -168,18 +194,24 @@ Status NcclLane::bring(const NcclShare& share, const std::function<bool()>& canc
     guest.tick(now);
     switch (guest.phase()) {
       case SessionGuest::Phase::kAsking: {
-        if (!is_rested && gpu.status() && gpu.communicators() < gpu.options().max_communicators) {
+        if (client.kept != 0 && gpu.find(client.group) == nullptr) {
+          client.kept = 0;
+          guest.kept_lost();
+        }
+        const bool has_room =
+            client.kept != 0 || gpu.communicators() < gpu.options().max_communicators;
+        if (!is_rested && gpu.status() && has_room) {
           is_rested = true;
           guest.rested(now);
         }
         // An answer counts if it is one to the last ask.
         const bool may_ask = !awaits_answer || now - asked_at > kAnswerTime;
         if (const auto ask = may_ask ? guest.next_ask(now) : std::nullopt) {
-          (*client)->send(*ask, now);
+          client.to->send(*ask, now);
           asked_at = now;
           awaits_answer = true;
         }
-        while (auto answer = (*client)->receive()) {
+        while (auto answer = client.to->receive()) {
           awaits_answer = false;
           is_refused_ = is_refused_ || answer->kind == SessionAnswer::Kind::kRefuse;
           guest.answered(*answer, now);
@@ -189,7 +221,15 @@ Status NcclLane::bring(const NcclShare& share, const std::function<bool()>& canc
       }
       case SessionGuest::Phase::kFlowing: {
         const SessionAnswer& go = guest.go();
+        if (group.empty() && go.kept != 0) {
+          if (client.kept != go.kept) {
+            flow_failed({Code::kUnavailable, "the communicator that was kept is gone"}, go.first, now);
+            break;
+          }
+          group = client.group;
+        }
         if (group.empty()) {
+          drop_kept(client, now);
           group = address.endpoint + "#" + std::to_string(go.session);
           const transport::CommPlace seat{go.id, go.rank, go.size, go.session};
           if (Status s = gpu.join(group, seat, now); !s) {
@@ -221,7 +261,14 @@ Status NcclLane::bring(const NcclShare& share, const std::function<bool()>& canc
           const auto have = go.first + static_cast<std::uint32_t>(flow->done());
           flow_failed(Status(flow->status()), have, now);
         } else {
-          gpu.leave(std::exchange(group, {}), now);
+          if (go.keeps) {
+            client.kept = go.kept != 0 ? go.kept : go.session;
+            client.group = group;
+          } else {
+            client.kept = 0;
+            gpu.leave(group, now);
+          }
+          group.clear();
           flow.reset();
           guest.flow_ended(Status::ok(), 0, now);
         }
@@ -234,10 +281,13 @@ Status NcclLane::bring(const NcclShare& share, const std::function<bool()>& canc
 }
 
 void NcclLane::settle() {
+  for (auto& [owner, client] : clients_) {
+    if (!client.is_used) drop_kept(client, Clock::now());
+  }
   std::erase_if(clients_, [](const auto& it) { return !it.second.is_used; });
   for (auto& [owner, client] : clients_) client.is_used = false;
-  if (!gpu_ || gpu_->communicators() == 0) return;
-  if (Status s = gpu_->close(Clock::now() + options_.gpu.leave); !s) {
+  if (!gpu_) return;
+  if (Status s = gpu_->settle(Clock::now() + options_.gpu.leave); !s) {
     base::log(LogLevel::kWarn, "nccl_left_in_haste", {{"why", s.message()}});
   }
 }

@@ -48,7 +48,7 @@ struct NcclLaneOptions {
 /// only the buckets wait for that, and the next transfer with them.
 ///
 /// Streams, events and buckets are taken with the first share, and anew when shares outgrow the buckets.
-/// Communicators live as long as bring() and settle().
+/// The communicator of a source is kept for its next version, where the source says so.
 /// Thread safety: one thread.
 class NcclLane {
  public:
@@ -69,7 +69,8 @@ class NcclLane {
   Status bring(const NcclShare& share, const std::function<bool()>& cancelled);
   /// Whether the last failure was the source's word: NCCL itself may serve another time.
   bool is_refused() const noexcept { return is_refused_; }
-  /// Lets communicators end that bring() has left. Blocks for a moment.
+  /// Lets communicators end that bring() has left, and drops those of sources that it was not called for
+  /// since the last settle(). Blocks for a moment.
   void settle();
 
  private:
@@ -78,9 +79,13 @@ class NcclLane {
   struct Client {
     std::unique_ptr<transport::SessionClient> to;
     bool is_used = false;  ///< since the last settle()
+    std::uint64_t kept = 0;  ///< session whose communicator is kept; 0: none
+    std::string group{};     ///< of that communicator
   };
   Status make_room(std::uint64_t payload_bytes);
-  Result<transport::SessionClient*> client_of(const transport::SegmentAddress& address);
+  Result<Client*> client_of(const transport::SegmentAddress& address);
+  void drop_kept(Client& client, Clock::time_point now);
+  bool may_keep(const Client& client) const;
 
   const std::shared_ptr<driver::Nccl> nccl_;
   const std::shared_ptr<driver::Cuda> cuda_;

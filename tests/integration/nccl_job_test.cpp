@@ -29,11 +29,49 @@ TEST_P(EachShape, VersionsReachAllEnginesOverNccl) {
   }
   const driver::FakeCounts held = cuda->held();
   const auto allocated = nccl->calls("mem_alloc");
+  const auto joined = nccl->calls("init_rank");
   for (int i = 0; i < 4; ++i) bring();
   EXPECT_EQ(cuda->held(), held);
   EXPECT_EQ(nccl->calls("mem_alloc"), allocated);
+  // The fourth engine that is served alone finds the trainer's GPU in as many as are kept.
+  const bool is_full = shape.mode == Mode::kP2p && shape.engines > 3;
+  EXPECT_EQ(nccl->calls("init_rank") - joined, is_full ? 4u * 2u : 0u);
   const bool is_broadcast = shape.mode == Mode::kBroadcast && shape.engines > 1;
   EXPECT_GT(nccl->calls(is_broadcast ? "broadcast" : "send"), 0u);
+}
+
+TEST_F(NcclJob, WhoComesLaterIsInTheNextCommunicator) {
+  open_devices(4);
+  train(1, Mode::kBroadcast, Staging::kDevice);
+  add_engines(2);
+  for (int i = 0; i < 3; ++i) bring();
+  const LogLines lines;
+  add_engine(engine_options(3));
+  ASSERT_TRUE(publish_until([&] { return publishers[0]->status().receivers.size() == 3; }));
+  for (int i = 0; i < 3; ++i) bring();
+  const auto joined = nccl->calls("init_rank");
+  for (int i = 0; i < 3; ++i) bring();
+  EXPECT_EQ(nccl->calls("init_rank"), joined);
+  for (int device = 0; device < 4; ++device) EXPECT_LE(nccl->communicators_of(device), 2u);
+  for (const auto& engine : engines) EXPECT_EQ(engine->status().failed, 0u);
+  EXPECT_FALSE(lines.contain("event=nccl_session_failed"));
+  EXPECT_FALSE(lines.contain("event=nccl_transfer_failed"));
+}
+
+TEST_F(NcclJob, AnEngineThatGoesBetweenVersionsCostsTheOthersNothing) {
+  open_devices(4);
+  train(1, Mode::kBroadcast, Staging::kHost);
+  add_engines(3);
+  for (int i = 0; i < 2; ++i) bring();
+  const LogLines lines;
+  engines.pop_back();
+  for (int i = 0; i < 3; ++i) bring();
+  for (const auto& engine : engines) {
+    EXPECT_EQ(engine->status().transport, "nccl") << engine->status().transport_reason;
+  }
+  EXPECT_FALSE(lines.contain("event=nccl_session_failed"));
+  EXPECT_FALSE(lines.contain("event=nccl_transfer_failed"));
+  EXPECT_FALSE(lines.contain("event=nccl_communicator_failed"));
 }
 
 INSTANTIATE_TEST_SUITE_P(

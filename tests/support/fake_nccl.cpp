@@ -74,6 +74,11 @@ std::vector<std::string> FakeNccl::violations() const {
   return violations_;
 }
 
+std::size_t FakeNccl::pending_failures() const {
+  const Lock lock(mutex_);
+  return failures_.size();
+}
+
 std::size_t FakeNccl::communicators_of(int device) const {
   const Lock lock(mutex_);
   return static_cast<std::size_t>(std::count_if(

@@ -58,6 +58,8 @@ class FakeNccl : public Nccl {
   std::vector<std::string> violations() const;
   /// Communicators that a device is in now.
   std::size_t communicators_of(int device) const;
+  /// Asked for by fail(), and not come up yet.
+  std::size_t pending_failures() const;
 
   // Nccl.
 

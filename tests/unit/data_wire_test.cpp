@@ -57,7 +57,7 @@ TEST(DataWireTest, AReplyComesBackAsItWas) {
 DataRequest some_session_request() {
   DataRequest request{.id = 9, .kind = RequestKind::kSession, .segment = some_request().segment};
   request.session = {"engine1", 3,  request.segment.version, request.segment.generation,
-                     77,        "GPU-7", 22809, 12, 4, false};
+                     77,        "GPU-7", 22809, 12, 4, false, 3, true};
   return request;
 }
 
@@ -79,16 +79,20 @@ TEST(DataWireTest, AnAskForASessionComesBackAsItWas) {
   EXPECT_EQ(ask.have, 12U);
   EXPECT_EQ(ask.failed, 4U);
   EXPECT_FALSE(ask.is_ready);
+  EXPECT_EQ(ask.kept, 3U);
+  EXPECT_TRUE(ask.may_keep);
 }
 
 TEST(DataWireTest, AnAnswerAboutASessionComesBackAsItWas) {
-  SessionAnswer go{SessionAnswer::Kind::kGo, {}, 6, {}, 2, 5, 11};
+  SessionAnswer go{SessionAnswer::Kind::kGo, {}, 6, 4, true, {}, 2, 5, 11};
   go.id.bytes.fill(std::byte{9});
   const auto got = decode_reply(bytes_of(encode({.id = 7, .status = {}, .session = go})));
   ASSERT_TRUE(got.is_ok()) << got.status().to_string();
   ASSERT_TRUE(got->session);
   EXPECT_EQ(got->session->kind, SessionAnswer::Kind::kGo);
   EXPECT_EQ(got->session->session, 6U);
+  EXPECT_EQ(got->session->kept, 4U);
+  EXPECT_TRUE(got->session->keeps);
   EXPECT_EQ(got->session->id, go.id);
   EXPECT_EQ(got->session->rank, 2);
   EXPECT_EQ(got->session->size, 5);

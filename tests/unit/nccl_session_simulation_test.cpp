@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <random>
 
@@ -11,8 +12,11 @@ using Phase = SessionGuest::Phase;
 using HostAction = SessionHost::Action;
 constexpr std::uint32_t kBuckets = 20;
 
+constexpr std::uint64_t kVersions = 5;
+
 /// A source and receivers over a network that loses and delays, flows that fail where a member dies or
-/// does not come, and aborts that take a while.
+/// does not come, aborts that take a while, and communicators that are kept between versions and end
+/// on one side or the other.
 class Simulation {
  public:
   explicit Simulation(std::uint64_t seed) : random_(seed) {
@@ -20,37 +24,29 @@ class Simulation {
     const int count = static_cast<int>(below(6)) + 1;
     options_.expected = chance(0.5) ? static_cast<std::uint32_t>(count) : 0;
     options_.failures = 4;
+    options_.keep = static_cast<std::uint32_t>(below(4));
     loss_ = chance(0.5) ? 0.1 : 0;
     host_ = std::make_unique<SessionHost>(options_);
-    host_->offer(offer_of(1), now_);
     for (int i = 0; i < count; ++i) {
       Guest guest;
-      guest.machine = std::make_unique<SessionGuest>(options_, ask_of(i), now_);
-      guest.comes_at = now_ + std::chrono::milliseconds(below(200));
       if (chance(0.25)) guest.dies_at = now_ + std::chrono::milliseconds(below(3000));
       guests_.push_back(std::move(guest));
     }
   }
 
   void run() {
-    const auto end = now_ + std::chrono::seconds(200);
-    while (now_ < end && !all_ended()) turn();
-    EXPECT_TRUE(all_ended()) << "somebody waits for ever";
-    for (const Guest& guest : guests_) {
-      if (guest.is_dead) continue;
-      if (guest.machine->phase() == Phase::kDone) {
-        EXPECT_EQ(guest.have, kBuckets);
-      } else {
-        EXPECT_NE(guest.machine->status().code(), Code::kOk);
-      }
+    for (std::uint64_t version = 1; version <= kVersions; ++version) {
+      begin(version);
+      run_version();
+      if (::testing::Test::HasFailure()) return;
+      whole_versions_ += all_living_are_done() ? 1 : 0;
     }
   }
-  /// How many of those who live have all buckets.
-  bool all_living_are_done() const {
-    return std::all_of(guests_.begin(), guests_.end(), [](const Guest& guest) {
-      return guest.is_dead || guest.machine->phase() == Phase::kDone;
-    });
-  }
+  /// In which all of those who lived got all buckets.
+  std::size_t whole_versions() const { return whole_versions_; }
+  /// Sessions that went on in a communicator of before.
+  std::size_t reused() const { return reused_; }
+  std::size_t sessions() const { return sessions_; }
   std::size_t deaths() const {
     return static_cast<std::size_t>(std::count_if(guests_.begin(), guests_.end(),
                                                   [](const Guest& g) { return g.is_dead; }));
@@ -65,16 +61,60 @@ class Simulation {
     bool is_dead = false;
     std::uint32_t have = 0;
     std::uint64_t in_flow = 0;
+    std::uint64_t kept = 0;  ///< session whose communicator it has
     Clock::time_point since{};
     Clock::time_point rests_until = Clock::time_point::max();
   };
   struct Flow {
     std::uint64_t session = 0;
+    std::uint64_t kept = 0;
+    bool keeps = false;
     std::vector<std::size_t> members;
     std::uint32_t next = 0;
     Clock::time_point since;
     bool is_failed = false;
   };
+
+  void begin(std::uint64_t version) {
+    host_->offer(offer_of(version), now_);
+    for (HostAction& action : host_->take_actions()) act(action);
+    for (std::size_t i = 0; i < guests_.size(); ++i) {
+      Guest& guest = guests_[i];
+      if (guest.in_flow != 0) fail(guest);
+      if (chance(0.05)) guest.kept = 0;  // NCCL saw an error, or it began a new life
+      SessionAsk ask = ask_of(static_cast<int>(i), version);
+      ask.incarnation = version;
+      ask.kept = guest.kept;
+      ask.may_keep = !chance(0.05);
+      ask.is_ready = guest.rests_until == Clock::time_point::max();
+      guest.machine = std::make_unique<SessionGuest>(options_, ask, now_);
+      guest.comes_at = now_ + std::chrono::milliseconds(below(200));
+      guest.have = 0;
+    }
+    if (!communicators_.empty() && chance(0.05)) {  // the source saw one
+      host_->kept_lost(communicators_.begin()->first);
+      communicators_.erase(communicators_.begin());
+    }
+  }
+  void run_version() {
+    const auto end = now_ + std::chrono::seconds(200);
+    while (now_ < end && !all_ended()) turn();
+    EXPECT_TRUE(all_ended()) << "somebody waits for ever";
+    for (const Guest& guest : guests_) {
+      if (guest.is_dead) continue;
+      if (guest.machine->phase() == Phase::kDone) {
+        EXPECT_EQ(guest.have, kBuckets);
+      } else {
+        EXPECT_NE(guest.machine->status().code(), Code::kOk);
+      }
+    }
+    EXPECT_LE(host_->kept().size(), options_.keep);
+  }
+  bool all_living_are_done() const {
+    return std::all_of(guests_.begin(), guests_.end(), [](const Guest& guest) {
+      return guest.is_dead || guest.machine->phase() == Phase::kDone;
+    });
+  }
 
   std::uint64_t below(std::uint64_t n) { return random_() % n; }
   bool chance(double p) { return std::uniform_real_distribution<>(0, 1)(random_) < p; }
@@ -99,8 +139,10 @@ class Simulation {
         const SessionAnswer answer = host_->ask(*ask, now_);
         if (!chance(loss_)) guest.machine->answered(answer, now_);
         if (guest.machine->phase() == Phase::kFlowing) {
-          guest.in_flow = guest.machine->go().session;
+          const SessionAnswer& go = guest.machine->go();
+          guest.in_flow = go.session;
           guest.since = now_;
+          if (go.kept != 0 && go.kept != guest.kept) fail(guest);
         }
       }
       // It came too late: nobody is in that communicator, or the others wait for somebody.
@@ -118,6 +160,7 @@ class Simulation {
   }
   void fail(Guest& guest) {
     guest.in_flow = 0;
+    guest.kept = 0;
     guest.rests_until = now_ + std::chrono::milliseconds(below(1700));
     guest.machine->flow_ended({Code::kUnavailable, "a member is gone"}, guest.have, now_);
   }
@@ -130,7 +173,14 @@ class Simulation {
         return;
       case HostAction::Kind::kStart: {
         ASSERT_FALSE(flow_) << "two flows on one GPU";
-        Flow flow{action.session, {}, action.first, now_};
+        Flow flow{action.session, action.kept, action.keeps, {}, action.first, now_};
+        ++sessions_;
+        if (action.kept != 0) {
+          ++reused_;
+          ASSERT_TRUE(communicators_.contains(action.kept)) << "the source has none of that";
+          EXPECT_EQ(communicators_.at(action.kept), action.receivers) << "ranks have changed";
+          communicators_.erase(action.kept);
+        }
         for (const std::string& name : action.receivers) {
           flow.members.push_back(static_cast<std::size_t>(std::stoi(name.substr(6))));
           EXPECT_LE(action.first, guests_[flow.members.back()].have) << "a bucket is left out";
@@ -140,6 +190,9 @@ class Simulation {
       }
       case HostAction::Kind::kAbort:
         if (flow_) flow_->is_failed = true;
+        return;
+      case HostAction::Kind::kDrop:
+        EXPECT_EQ(communicators_.erase(action.session), 1u);
         return;
     }
   }
@@ -171,6 +224,9 @@ class Simulation {
       return;
     }
     if (!all_here) return;
+    for (const std::size_t i : flow_->members) {
+      EXPECT_TRUE(flow_->kept == 0 || guests_[i].kept == flow_->kept) << "two communicators";
+    }
     if (flow_->next < kBuckets && chance(0.2)) {
       for (const std::size_t i : flow_->members) {
         guests_[i].have = std::max(guests_[i].have, flow_->next + 1);
@@ -178,11 +234,16 @@ class Simulation {
       ++flow_->next;
     }
     if (flow_->next < kBuckets) return;
+    const std::uint64_t session = flow_->session;
+    const std::uint64_t keep = !flow_->keeps ? 0 : flow_->kept != 0 ? flow_->kept : session;
+    if (keep != 0) {
+      for (const std::size_t i : flow_->members) communicators_[keep].push_back(ask_of(int(i)).name);
+    }
     for (const std::size_t i : flow_->members) {
       guests_[i].in_flow = 0;
+      guests_[i].kept = keep;
       guests_[i].machine->flow_ended({}, kBuckets, now_);
     }
-    const std::uint64_t session = flow_->session;
     flow_.reset();
     host_->flow_ended(session, {}, now_);
   }
@@ -195,22 +256,31 @@ class Simulation {
   std::vector<Guest> guests_;
   std::optional<Flow> flow_;
   std::optional<Clock::time_point> host_rests_until_;
+  std::map<std::uint64_t, std::vector<std::string>> communicators_;  ///< that the source keeps
+  std::size_t whole_versions_ = 0;
+  std::size_t reused_ = 0;
+  std::size_t sessions_ = 0;
 };
 
 TEST(SessionSimulationTest, WhoLivesEndsWhateverIsLostAndWhoeverDies) {
   const std::uint64_t base = std::random_device{}();
   std::size_t whole = 0;
   std::size_t deaths = 0;
+  std::size_t sessions = 0;
+  std::size_t reused = 0;
   for (std::uint64_t i = 0; i < 400; ++i) {
     SCOPED_TRACE("seed " + std::to_string(base + i));
     Simulation simulation(base + i);
     simulation.run();
     if (HasFailure()) return;
-    whole += simulation.all_living_are_done() ? 1 : 0;
+    whole += simulation.whole_versions();
     deaths += simulation.deaths();
+    sessions += simulation.sessions();
+    reused += simulation.reused();
   }
   EXPECT_GT(deaths, 10u);
-  EXPECT_GT(whole, 350u) << "others than the dead were sent to another transport";
+  EXPECT_GT(whole, 350u * kVersions) << "others than the dead were sent to another transport";
+  EXPECT_GT(reused, sessions / 8) << "of " << sessions;
 }
 
 }  // namespace

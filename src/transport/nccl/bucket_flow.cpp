@@ -19,7 +19,15 @@ BucketFlow::BucketFlow(NcclGpu& gpu, std::vector<std::string> groups, std::vecto
       end_(end),
       places_(gpu.ring().count()),
       heard_(now),
-      looked_(now) {}
+      looked_(now) {
+  set_resting(false);
+}
+
+void BucketFlow::set_resting(bool resting) {
+  for (const std::string& group : groups_) {
+    if (Communicator* const one = gpu_.find(group); one != nullptr) one->set_resting(resting);
+  }
+}
 
 BucketFlow::~BucketFlow() {
   if (state_ == State::kRunning) cancel({Code::kCancelled, "the flow was given up"}, looked_);
@@ -37,6 +45,7 @@ BucketFlow::State BucketFlow::poll(Clock::time_point now) {
     cancel(s, now);
   } else if (done_ == steps_.size()) {
     state_ = State::kDone;
+    set_resting(true);
   } else if (now - heard_ > gpu_.options().silence) {
     cancel({Code::kDeadline, "no bucket moved through NCCL for " +
                                  std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(

@@ -48,6 +48,7 @@ class BucketEnd {
   virtual void done(const FlowStep& step) = 0;
 };
 
+/// Communicators of its groups rest again when it is done.
 /// Thread safety: one thread, the gpu's.
 class BucketFlow {
  public:
@@ -80,6 +81,7 @@ class BucketFlow {
   };
   static bool sends(const FlowStep& step) noexcept;
 
+  void set_resting(bool resting);
   Status go_on(Clock::time_point now);
   Status load();
   Result<bool> issue(Clock::time_point now);

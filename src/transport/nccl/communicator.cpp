@@ -103,6 +103,7 @@ void Communicator::leave(Clock::time_point now) {
     if (Status s = nccl_->deregister_memory(comm_, handle); !s) return abort(std::move(s));
   }
   registrations_.clear();
+  is_resting_ = false;
   since_ = now;
   state_ = State::kLeaving;
   if (const auto begun = nccl_->finalize(comm_); !begun) abort(begun.status());

@@ -58,6 +58,11 @@ class Communicator {
   /// What a call made with handle() said. @return its error, after which this has failed
   Status note(const Result<driver::NcclProgress>& call);
 
+  /// Whether nothing that was called for is under way, and nobody waits for it. It is kept for a transfer
+  /// to come: its end touches no buffer.
+  bool is_resting() const noexcept { return is_resting_; }
+  void set_resting(bool resting) noexcept { is_resting_ = resting; }
+
   /// Begins to end it in peace: all ranks do, and nothing has failed.
   void leave(Clock::time_point now);
   void abort(Status why);
@@ -77,6 +82,7 @@ class Communicator {
   const NcclOptions options_;
   driver::NcclComm comm_ = nullptr;
   State state_ = State::kJoining;
+  bool is_resting_ = false;
   Clock::time_point since_;
   Status status_;
   AbortTicket ticket_;

@@ -66,6 +66,10 @@ NcclGpu::~NcclGpu() {
     if (!status_ && !is_lost_) std::this_thread::sleep_for(kLook);
   }
   communicators_.clear();
+  // Of those that rested, too: they may have the buffers registered.
+  if (!aborter_.wait(deadline) && status_) {
+    status_ = {Code::kUnavailable, "an abort of NCCL did not end in time"};
+  }
   if (!status_) {
     base::log(LogLevel::kError, "nccl_memory_left",
               {{"device", device_}, {"why", status_.message()}});
@@ -118,15 +122,22 @@ void NcclGpu::leave(const std::string& group, Clock::time_point now) {
 
 void NcclGpu::fail(const std::vector<std::string>& groups, const Status& why,
                    Clock::time_point now) {
+  bool all_rested = !groups.empty();
   for (const std::string& group : groups) {
     const auto it = communicators_.find(group);
-    if (it == communicators_.end()) continue;
+    if (it == communicators_.end()) {
+      all_rested = false;  // what of it is under way is not known any more
+      continue;
+    }
     it->second->abort(why);
-    ++aborts_;
-    if (it->second->ticket() != nullptr) tickets_.push_back(it->second->ticket());
+    if (!it->second->is_resting()) {
+      all_rested = false;
+      ++aborts_;
+      if (it->second->ticket() != nullptr) tickets_.push_back(it->second->ticket());
+    }
     communicators_.erase(it);
   }
-  if (is_lost_) return;
+  if (is_lost_ || all_rested) return;
   if (status_) quarantined_at_ = now;
   ends_recorded_ = false;
   status_ = {Code::kUnavailable, "NCCL's buffers are in quarantine after: " + why.message()};
@@ -141,8 +152,13 @@ void NcclGpu::poll(Clock::time_point now) {
   }
   for (const std::string& group : failed) {
     const Status why = communicators_.at(group)->status();
-    base::log(LogLevel::kWarn, "nccl_communicator_failed",
-              {{"group", group}, {"why", why.message()}});
+    if (communicators_.at(group)->is_resting()) {
+      base::log(LogLevel::kInfo, "nccl_communicator_ended",
+                {{"group", group}, {"why", why.message()}});
+    } else {
+      base::log(LogLevel::kWarn, "nccl_communicator_failed",
+                {{"group", group}, {"why", why.message()}});
+    }
     fail({group}, why, now);
   }
   if (!status_ && !is_lost_) poll_quarantine(now);
@@ -186,15 +202,35 @@ Result<bool> NcclGpu::drained() {
   return true;
 }
 
-Status NcclGpu::close(Deadline deadline) {
+std::size_t NcclGpu::resting() const noexcept {
+  return static_cast<std::size_t>(
+      std::count_if(communicators_.begin(), communicators_.end(),
+                    [](const auto& it) { return it.second->is_resting(); }));
+}
+
+Status NcclGpu::settle(Deadline deadline) {
   const std::uint64_t aborts = aborts_;
-  for (const auto& [group, communicator] : communicators_) communicator->leave(Clock::now());
-  while (!communicators_.empty() && Clock::now() < deadline) {
+  const auto is_settled = [&] { return communicators_.size() == resting(); };
+  while (!is_settled() && Clock::now() < deadline) {
     poll(Clock::now());
-    if (!communicators_.empty()) std::this_thread::sleep_for(kLook);
+    if (!is_settled()) std::this_thread::sleep_for(kLook);
   }
-  if (communicators_.empty() && aborts == aborts_) return Status::ok();
+  if (is_settled() && aborts == aborts_) return Status::ok();
   return {Code::kDeadline, "some communicators did not end in peace and were aborted"};
+}
+
+Status NcclGpu::close(Deadline deadline) {
+  const auto now = Clock::now();
+  std::vector<std::string> resting;
+  for (const auto& [group, communicator] : communicators_) {
+    if (communicator->is_resting()) {
+      resting.push_back(group);
+    } else {
+      communicator->leave(now);
+    }
+  }
+  if (!resting.empty()) fail(resting, {Code::kCancelled, "this end was closed"}, now);
+  return settle(deadline);
 }
 
 }  // namespace weightcast::transport

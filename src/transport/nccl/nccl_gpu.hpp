@@ -20,7 +20,8 @@ namespace weightcast::transport {
 
 /// Communicators live from version to version, by the name of their group. After a failure all that
 /// took part in a transfer are aborted, and until that is over and the streams are empty the buffers
-/// are in quarantine: new communicators may join meanwhile, but nothing is transferred.
+/// are in quarantine: new communicators may join meanwhile, but nothing is transferred. One that rests
+/// between transfers is aborted without that, when it fails or is given up: its peers may have ended.
 /// Thread safety: one thread.
 class NcclGpu {
  public:
@@ -42,7 +43,7 @@ class NcclGpu {
   Communicator* find(const std::string& group) noexcept;
   /// In peace: when nothing of it is under way here and all members do.
   void leave(const std::string& group, Clock::time_point now);
-  /// After a failure: aborts those groups, and puts the buffers into quarantine.
+  /// After a failure: aborts those groups, and puts the buffers into quarantine, unless all rested.
   void fail(const std::vector<std::string>& groups, const Status& why, Clock::time_point now);
 
   /// Brings everything on. Communicators that have ended are forgotten.
@@ -51,8 +52,12 @@ class NcclGpu {
   const Status& status() const noexcept { return status_; }
   bool is_lost() const noexcept { return is_lost_; }
   std::size_t communicators() const noexcept { return communicators_.size(); }
+  std::size_t resting() const noexcept;
 
-  /// Leaves all groups in peace. Blocks. @return kDeadline where some had to be aborted
+  /// Waits for those that are being left. Blocks. @return kDeadline where some had to be aborted
+  Status settle(Deadline deadline);
+  /// Leaves all groups in peace, but those that rest, whose members know nothing of it: they are aborted.
+  /// Blocks. @return kDeadline where others had to be aborted
   Status close(Deadline deadline);
 
   driver::Nccl& nccl() const noexcept { return *nccl_; }
@@ -93,7 +98,7 @@ class NcclGpu {
   Clock::time_point quarantined_at_{};
   bool ends_recorded_ = false;
   bool is_lost_ = false;
-  std::uint64_t aborts_ = 0;  ///< so far
+  std::uint64_t aborts_ = 0;  ///< so far, of such as did not rest
   Status status_;
 };
 

@@ -12,6 +12,8 @@ void SessionHost::offer(const SessionOffer& offer, Clock::time_point now) {
   offer_ = offer;
   failures_ = 0;
   refused_ = Status::ok();
+  ++offers_;
+  drop_unused();
 }
 
 void SessionHost::withdraw(Clock::time_point) {
@@ -26,7 +28,7 @@ void SessionHost::withdraw(Clock::time_point) {
 }
 
 void SessionHost::abort() {
-  actions_.push_back({Action::Kind::kAbort, session_});
+  actions_.push_back({.kind = Action::Kind::kAbort, .session = session_});
   phase_ = Phase::kAborting;
 }
 
@@ -80,6 +82,8 @@ SessionAnswer SessionHost::ask(const SessionAsk& ask, Clock::time_point now) {
     abort();
   }
   gather(now);
+  // It was the last one who was waited for, and no id has to be made.
+  if (phase_ == Phase::kRunning && guests_.at(ask.name).in_session == session_) return go(ask.name);
   return {};
 }
 
@@ -99,7 +103,7 @@ void SessionHost::gone(const std::string& name, Clock::time_point now) {
 
 SessionAnswer SessionHost::go(const std::string& name) const {
   const auto rank = std::find(members_.begin(), members_.end(), name) - members_.begin() + 1;
-  return {Kind::kGo, {}, session_, id_, static_cast<int>(rank),
+  return {Kind::kGo, {}, session_, from_, keeps_, id_, static_cast<int>(rank),
           static_cast<int>(members_.size()) + 1, first_};
 }
 
@@ -157,8 +161,59 @@ void SessionHost::begin(const std::vector<std::string>& here) {
   members_ = here;
   ++session_;
   is_of_offer_ = true;
+  use_or_drop_kept(here);
+  if (from_ != 0) return start();
   phase_ = Phase::kMakingId;
-  actions_.push_back({Action::Kind::kMakeId, session_});
+  actions_.push_back({.kind = Action::Kind::kMakeId, .session = session_});
+}
+
+/// Sets from_, keeps_, and where a kept communicator is used, members_ in the order of its ranks.
+void SessionHost::use_or_drop_kept(const std::vector<std::string>& here) {
+  from_ = 0;
+  const std::uint64_t candidate = guests_.at(here.front()).ask.kept;
+  const auto it = kept_.find(candidate);
+  const auto has_it = [&](const std::string& name) {
+    const auto guest = guests_.find(name);
+    return std::find(here.begin(), here.end(), name) != here.end() &&
+           guest->second.ask.kept == candidate;
+  };
+  if (it != kept_.end() && it->second.members.size() == here.size() &&
+      std::all_of(it->second.members.begin(), it->second.members.end(), has_it)) {
+    from_ = candidate;
+    keeps_ = true;
+    members_ = it->second.members;
+    it->second.offer = offers_;
+    return;
+  }
+  // A receiver keeps one of a source.
+  for (auto one = kept_.begin(); one != kept_.end();) {
+    const std::vector<std::string>& members = one->second.members;
+    const bool is_replaced = std::any_of(members.begin(), members.end(), [&](const auto& name) {
+      return std::find(here.begin(), here.end(), name) != here.end();
+    });
+    if (is_replaced) actions_.push_back({.kind = Action::Kind::kDrop, .session = one->first});
+    one = is_replaced ? kept_.erase(one) : std::next(one);
+  }
+  keeps_ = kept_.size() < options_.keep &&
+           std::all_of(here.begin(), here.end(),
+                       [&](const auto& name) { return guests_.at(name).ask.may_keep; });
+}
+
+/// Of receivers that have gone, or come another way: not used for two offers.
+void SessionHost::drop_unused() {
+  const bool is_one_used = phase_ == Phase::kRunning || phase_ == Phase::kAborting;
+  for (auto one = kept_.begin(); one != kept_.end();) {
+    const bool is_used = is_one_used && one->first == from_;
+    const bool is_unused = !is_used && one->second.offer + 2 < offers_;
+    if (is_unused) actions_.push_back({.kind = Action::Kind::kDrop, .session = one->first});
+    one = is_unused ? kept_.erase(one) : std::next(one);
+  }
+}
+
+std::vector<std::uint64_t> SessionHost::kept() const {
+  std::vector<std::uint64_t> sessions;
+  for (const auto& [session, kept] : kept_) sessions.push_back(session);
+  return sessions;
 }
 
 void SessionHost::id_made(std::uint64_t session, const Result<driver::NcclUniqueId>& id,
@@ -169,6 +224,10 @@ void SessionHost::id_made(std::uint64_t session, const Result<driver::NcclUnique
     return flow_ended(session, id.status(), now);
   }
   id_ = *id;
+  start();
+}
+
+void SessionHost::start() {
   first_ = 0xffffffff;
   for (const std::string& name : members_) {
     Guest& guest = guests_.at(name);
@@ -176,8 +235,8 @@ void SessionHost::id_made(std::uint64_t session, const Result<driver::NcclUnique
     first_ = std::min(first_, guest.ask.have);
   }
   phase_ = Phase::kRunning;
-  actions_.push_back({Action::Kind::kStart, session_, id_, static_cast<int>(members_.size()) + 1,
-                      first_, members_});
+  actions_.push_back({Action::Kind::kStart, session_, from_, keeps_, id_,
+                      static_cast<int>(members_.size()) + 1, first_, members_});
 }
 
 void SessionHost::flow_failing(std::uint64_t session) {
@@ -188,6 +247,11 @@ void SessionHost::flow_ended(std::uint64_t session, const Status& status, Clock:
   if (session != session_ || (phase_ != Phase::kRunning && phase_ != Phase::kAborting)) return;
   phase_ = Phase::kIdle;
   const std::vector<std::string> members = std::exchange(members_, {});
+  if (status && keeps_) {
+    kept_[from_ != 0 ? from_ : session] = {members, offers_};
+  } else if (from_ != 0) {
+    kept_.erase(from_);
+  }
   if (!is_of_offer_) return gather(now);
   for (const std::string& name : members) {
     const auto it = guests_.find(name);
@@ -266,6 +330,7 @@ void SessionGuest::flow_ended(const Status& status, std::uint32_t have, Clock::t
   }
   ask_.have = std::max(ask_.have, have);
   ask_.failed = go_.session;
+  ask_.kept = 0;
   ask_.is_ready = false;
   phase_ = Phase::kAsking;
   next_ask_ = asking_since_ = heard_ = now;

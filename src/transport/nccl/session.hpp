@@ -8,6 +8,12 @@
 // how many buckets it has, and when its aborts are over. The next one begins when all who ask are so
 // far, at the first bucket that somebody lacks, without those who fell silent. After some failures in
 // a row the source refuses, and receivers go on over another transport.
+//
+// To make a communicator takes many times as long as to use it. So when a session is over its members
+// may keep theirs, if all have room; a receiver says in its next ask which one of this source it still
+// has. Where exactly those ask who were in it, and all of them still have it, they go on in it. Else it
+// ends: the source drops it when it makes another one for somebody of it, receivers when they hear of
+// that one. To end it needs no word between them, because nothing is under way in it.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +40,8 @@ struct SessionAsk {
   std::uint32_t have = 0;          ///< buckets, from the first one on
   std::uint64_t failed = 0;        ///< the session that it gave up last; 0: none
   bool is_ready = true;            ///< its aborts are over: it could go now
+  std::uint64_t kept = 0;          ///< session of this source whose communicator it still has; 0: none
+  bool may_keep = false;           ///< it has room to keep the one of the next session
 };
 
 struct SessionAnswer {
@@ -44,7 +52,10 @@ struct SessionAnswer {
   };
   Kind kind = Kind::kWait;
   Status status;
-  std::uint64_t session = 0;  ///< rises; the communicator's generation
+  std::uint64_t session = 0;  ///< rises
+  std::uint64_t kept = 0;     ///< go on in the communicator kept from that session; 0: make one, whose
+                              ///< generation is `session`
+  bool keeps = false;         ///< all keep it when the session has ended well; else all leave
   driver::NcclUniqueId id{};
   int rank = 0;               ///< the source is 0
   int size = 0;
@@ -64,6 +75,7 @@ struct SessionOptions {
   Duration give_up = std::chrono::seconds(5);     ///< a receiver without an answer
   Duration wait_most = std::chrono::seconds(60);  ///< a receiver that is told to wait
   std::uint32_t failures = 3;  ///< in a row; then NCCL is given up for the version
+  std::uint32_t keep = 0;      ///< communicators that a source keeps between sessions, at most
 };
 
 /// What a source offers now.
@@ -82,11 +94,14 @@ class SessionHost {
   struct Action {
     enum class Kind {
       kMakeId,  ///< call Nccl::unique_id, then id_made()
-      kStart,   ///< join the communicator, and start the flow; then flow_ended()
-      kAbort    ///< end the flow, which has started; then flow_ended()
+      kStart,   ///< join the communicator or take the kept one, and start the flow; then flow_ended()
+      kAbort,   ///< end the flow, which has started; then flow_ended()
+      kDrop     ///< end the communicator that was kept from `session`
     };
     Kind kind = Kind::kMakeId;
     std::uint64_t session = 0;
+    std::uint64_t kept = 0;  ///< as SessionAnswer has it
+    bool keeps = false;
     driver::NcclUniqueId id{};
     int size = 0;
     std::uint32_t first = 0;
@@ -108,6 +123,10 @@ class SessionHost {
   void flow_failing(std::uint64_t session);
   /// After kStart, exactly once: buffers are out of quarantine, too.
   void flow_ended(std::uint64_t session, const Status& status, Clock::time_point now);
+  /// Sessions whose communicators are kept.
+  std::vector<std::uint64_t> kept() const;
+  /// The communicator that was kept from there is gone.
+  void kept_lost(std::uint64_t session) { kept_.erase(session); }
   /// When time has passed; at least every options.window / 4.
   void tick(Clock::time_point now);
   /// What is to be done, once.
@@ -128,9 +147,16 @@ class SessionHost {
     bool is_done = false;          ///< the session that it went to ended well; what it asked before
                                    ///< may still come
   };
+  struct Kept {
+    std::vector<std::string> members;  ///< by rank - 1
+    std::uint64_t offer = 0;           ///< of its last session
+  };
   Status check(const SessionAsk& ask) const;
   void gather(Clock::time_point now);
   void begin(const std::vector<std::string>& here);
+  void start();
+  void use_or_drop_kept(const std::vector<std::string>& here);
+  void drop_unused();
   void abort();
   void forget_silent(Clock::time_point now);
   std::vector<std::string> waiting() const;
@@ -142,6 +168,10 @@ class SessionHost {
   Phase phase_ = Phase::kIdle;
   std::uint64_t session_ = 0;
   driver::NcclUniqueId id_{};
+  std::map<std::uint64_t, Kept> kept_;  ///< by session
+  std::uint64_t offers_ = 0;            ///< so far
+  std::uint64_t from_ = 0;              ///< the session goes on in the communicator of that one
+  bool keeps_ = false;                  ///< that communicator will be kept
   std::vector<std::string> members_;  ///< of the session, by rank - 1
   std::uint32_t first_ = 0;
   Clock::time_point gathering_since_{};
@@ -171,6 +201,8 @@ class SessionGuest {
   void flow_ended(const Status& status, std::uint32_t have, Clock::time_point now);
   /// After a failure: buffers are out of quarantine.
   void rested(Clock::time_point now);
+  /// Its communicator of before is gone.
+  void kept_lost() { ask_.kept = 0; }
   void tick(Clock::time_point now);
 
   Phase phase() const noexcept { return phase_; }

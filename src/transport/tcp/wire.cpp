@@ -68,6 +68,8 @@ Status read(const data::SessionAsk& in, const SegmentAddress& segment, SessionAs
   out.have = in.have();
   out.failed = in.failed();
   out.is_ready = in.is_ready();
+  out.kept = in.kept();
+  out.may_keep = in.may_keep();
   return Status::ok();
 }
 
@@ -85,6 +87,8 @@ Status read(const data::SessionAnswer& in, SessionAnswer& out) {
                    ", " + std::to_string(in.size()));
   }
   out.session = in.session();
+  out.kept = in.kept();
+  out.keeps = in.keeps();
   std::memcpy(out.id.bytes.data(), in.id().data(), out.id.bytes.size());
   out.rank = static_cast<int>(in.rank());
   out.size = static_cast<int>(in.size());
@@ -146,6 +150,8 @@ std::string encode(const DataRequest& request) {
     ask.set_have(request.session.have);
     ask.set_failed(request.session.failed);
     ask.set_is_ready(request.session.is_ready);
+    ask.set_kept(request.session.kept);
+    ask.set_may_keep(request.session.may_keep);
   }
   return out.SerializeAsString();
 }
@@ -167,6 +173,8 @@ std::string encode(const DataReply& reply) {
     answer.set_kind(static_cast<std::uint32_t>(reply.session->kind));
     if (reply.session->kind == SessionAnswer::Kind::kGo) {
       answer.set_session(reply.session->session);
+      answer.set_kept(reply.session->kept);
+      answer.set_keeps(reply.session->keeps);
       answer.set_id(reply.session->id.bytes.data(), reply.session->id.bytes.size());
       answer.set_rank(static_cast<std::uint32_t>(reply.session->rank));
       answer.set_size(static_cast<std::uint32_t>(reply.session->size));
