@@ -260,6 +260,7 @@ def spread_out(run, devices, transport, staging):
         wait_for_receivers(trainer, len(engines))
         for process in (trainer, *engines):
             process.tell("hash on")
+        free = trainer.ask()["taken"]["device_free"]
         rounds = []
         for index in range(8):
             if index == 1:
@@ -278,6 +279,8 @@ def spread_out(run, devices, transport, staging):
             else:
                 rounds.append((max(line["at_ns"] for line in arrived) - point["at_ns"]) / 1e9)
         used = engines[0].ask()["transport"]
+        # Slots and buckets it has had since it was opened: what came since then are NCCL's communicators.
+        grown = free - trainer.ask()["taken"]["device_free"]
         # A device of its own: no other process's work takes turns with its decode steps.
         engines[0].tell(f"decode {DECODE_MS}")
         engines[0].ask()
@@ -294,4 +297,4 @@ def spread_out(run, devices, transport, staging):
         busy = engines[0].ask()["decode"]
         engines[0].tell("decode off")
     pause = {"quiet": quiet, "busy": busy}
-    return {"engines": len(engines), "used": used, "applied_s": statistics.median(rounds[2:]), "rounds": rounds, "pause": pause}
+    return {"engines": len(engines), "used": used, "applied_s": statistics.median(rounds[2:]), "rounds": rounds, "pause": pause, "trainer_grown_bytes": grown}
