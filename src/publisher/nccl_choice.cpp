@@ -25,7 +25,7 @@ Result<std::unique_ptr<NcclSource>> open_source(const PublisherOptions& options,
   how.slot_bytes = options.slot_bytes;
   how.holds = memory.holds();
   how.session = stream::nccl_session_options();
-  how.gpu = stream::nccl_options();
+  how.gpu = stream::nccl_options(options.world_size);
   return NcclSource::start(std::move(*nccl), memory.cuda(), std::move(how));
 }
 

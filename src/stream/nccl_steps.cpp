@@ -48,8 +48,14 @@ std::vector<transport::FlowStep> nccl_steps(std::uint64_t payload_bytes, std::ui
   return steps;
 }
 
-transport::NcclOptions nccl_options() noexcept {
+transport::NcclOptions nccl_options(std::uint32_t sources) noexcept {
+  constexpr std::uint32_t kMostSources = 8;
+  constexpr int kSlimBlocks = 8;
   transport::NcclOptions options;
+  if (sources >= options.max_communicators) {
+    options.max_communicators = std::min(sources, kMostSources) + 1;
+    options.communicator.max_ctas = kSlimBlocks;
+  }
   // Over NVLink a bucket takes 0.4 ms, and what the two ends do about it, a look at the device each
   // time, some 0.15 ms: with so many under way the wire does not wait for that. 512 MiB in all.
   options.buckets = 4;
@@ -64,8 +70,8 @@ transport::SessionOptions nccl_session_options() noexcept {
   transport::SessionOptions options;
   options.ask_every = std::chrono::milliseconds(2);
   options.fresh = std::chrono::milliseconds(60);
-  // A GPU is in four communicators, and one of them has to be free for the next.
-  options.keep = nccl_options().max_communicators - 1;
+  // One has to be free for the next.
+  options.keep = transport::NcclOptions{}.max_communicators - 1;
   options.give_up = std::chrono::seconds(3);
   return options;
 }

@@ -74,12 +74,15 @@ NcclLane::~NcclLane() {
   if (copied_ != nullptr) cuda_->destroy_event(options_.device, copied_);
 }
 
-Status NcclLane::make_room(std::uint64_t payload_bytes) {
-  const std::uint64_t needed = stream::nccl_bucket_bytes(payload_bytes);
-  if (gpu_ && (gpu_->is_lost() || gpu_->options().bucket_bytes >= needed)) return Status::ok();
+Status NcclLane::make_room(const NcclShare& share) {
+  const std::uint64_t needed = stream::nccl_bucket_bytes(share.address.payload_bytes);
+  transport::NcclOptions how = stream::nccl_options(share.sources);
+  const auto has_room = [&](const transport::NcclOptions& now) {
+    return now.bucket_bytes >= needed && now.max_communicators == how.max_communicators;
+  };
+  if (gpu_ && (gpu_->is_lost() || has_room(gpu_->options()))) return Status::ok();
   for (auto& [owner, client] : clients_) client.kept = 0;
   gpu_.reset();
-  transport::NcclOptions how = options_.gpu;
   how.bucket_bytes = needed;
   auto opened = NcclGpu::open(nccl_, cuda_, options_.device, how);
   if (!opened) return opened.status();
@@ -116,7 +119,7 @@ bool NcclLane::may_keep(const Client& client) const {
 Status NcclLane::bring(const NcclShare& share, const std::function<bool()>& cancelled) {
   is_refused_ = false;
   const transport::SegmentAddress& address = share.address;
-  if (Status s = make_room(address.payload_bytes); !s) return s;
+  if (Status s = make_room(share); !s) return s;
   auto found = client_of(address);
   if (!found) return found.status();
   Client& client = **found;
@@ -287,7 +290,7 @@ void NcclLane::settle() {
   std::erase_if(clients_, [](const auto& it) { return !it.second.is_used; });
   for (auto& [owner, client] : clients_) client.is_used = false;
   if (!gpu_) return;
-  if (Status s = gpu_->settle(Clock::now() + options_.gpu.leave); !s) {
+  if (Status s = gpu_->settle(Clock::now() + gpu_->options().leave); !s) {
     base::log(LogLevel::kWarn, "nccl_left_in_haste", {{"why", s.message()}});
   }
 }

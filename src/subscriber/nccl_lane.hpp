@@ -30,6 +30,7 @@ struct NcclRun {
 struct NcclShare {
   transport::SegmentAddress address;
   std::vector<NcclRun> runs;  ///< by `source`, apart from each other
+  std::uint32_t sources = 1;  ///< that have a share of the policy
   /// Called with the bytes of each bucket, when they are in their places; may be empty.
   std::function<void(std::uint64_t bytes)> placed{};
 };
@@ -39,7 +40,6 @@ struct NcclLaneOptions {
   int device = 0;
   std::shared_ptr<const keys::KeyRing> keys{};
   transport::SessionOptions session{};
-  transport::NcclOptions gpu{};  ///< bucket_bytes follows the shares
 };
 
 /// The one rule about memory: NCCL reads and writes its own buckets alone. What goes to an image are
@@ -47,7 +47,8 @@ struct NcclLaneOptions {
 /// transfer leaves nothing behind that could write to the image later, however long its abort takes;
 /// only the buckets wait for that, and the next transfer with them.
 ///
-/// Streams, events and buckets are taken with the first share, and anew when shares outgrow the buckets.
+/// Streams, events and buckets are taken with the first share, and anew when shares outgrow the buckets
+/// or there are more of them.
 /// The communicator of a source is kept for its next version, where the source says so.
 /// Thread safety: one thread.
 class NcclLane {
@@ -82,7 +83,7 @@ class NcclLane {
     std::uint64_t kept = 0;  ///< session whose communicator is kept; 0: none
     std::string group{};     ///< of that communicator
   };
-  Status make_room(std::uint64_t payload_bytes);
+  Status make_room(const NcclShare& share);
   Result<Client*> client_of(const transport::SegmentAddress& address);
   void drop_kept(Client& client, Clock::time_point now);
   bool may_keep(const Client& client) const;

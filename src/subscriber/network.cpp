@@ -92,7 +92,6 @@ TransportSet Network::transports() {
     how.name = options_.name;
     how.device = options_.device;
     how.keys = std::move(*ring);
-    how.gpu = stream::nccl_options();
     how.session = stream::nccl_session_options();
     return NcclLane::open(std::move(*nccl), cuda_, std::move(how));
   };

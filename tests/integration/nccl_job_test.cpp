@@ -81,6 +81,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Shape{"OneToTwo", 1, 2, Mode::kBroadcast, Staging::kHost},
                       Shape{"OneToFourFromTheDevice", 1, 4, Mode::kBroadcast, Staging::kDevice},
                       Shape{"TwoToTwo", 2, 2, Mode::kBroadcast, Staging::kHost},
+                      Shape{"FiveToTwo", 5, 2, Mode::kBroadcast, Staging::kDevice},
                       Shape{"OneToTwoEach", 1, 2, Mode::kP2p, Staging::kDevice},
                       Shape{"OneToFourEach", 1, 4, Mode::kP2p, Staging::kHost},
                       Shape{"TwoToTwoEach", 2, 2, Mode::kP2p, Staging::kDevice}),

@@ -53,6 +53,18 @@ TEST(NcclStepsTest, TheEndsOfASessionMatch) {
   }
 }
 
+TEST(NcclStepsTest, AnEngineKeepsACommunicatorOfEachOfUpToEightSources) {
+  for (std::uint32_t sources = 1; sources <= 20; ++sources) {
+    const transport::NcclOptions options = nccl_options(sources);
+    // One is free for the next.
+    EXPECT_GT(options.max_communicators, std::min(sources, 8u));
+    EXPECT_LE(options.max_communicators, 9u);
+    const auto blocks = options.communicator.max_ctas == 0 ? 32u : options.communicator.max_ctas + 0u;
+    EXPECT_LE((options.max_communicators - 1) * blocks, 96u) << "which take 0.8 GB at most";
+    EXPECT_LT(nccl_session_options().keep, options.max_communicators);
+  }
+}
+
 TEST(NcclStepsTest, OtherPayloadsAreOtherPlans) {
   for (const std::uint64_t one : kPayloads) {
     for (const std::uint64_t other : kPayloads) {
