@@ -167,7 +167,7 @@ def combination(run, transport, mode, ranks, engines, versions):
         }
 
 
-LONG = (("p2p", 2, 2), ("broadcast", 1, 4))
+LONG = (("broadcast", 1, 4), ("p2p", 2, 2))
 
 
 def version_seconds(rows, mode, engines):
@@ -176,13 +176,14 @@ def version_seconds(rows, mode, engines):
     return max((row["seconds"] / row["versions"] * engines / row["engines"] for row in known), default=0)
 
 
-def check(run, transport):
-    """1, 2 and 4 engines, and two ranks with two engines, in both modes; two of them long, which come last."""
+def check(run, transport, is_long=False):
+    """1, 2 and 4 engines, and two ranks with two engines, in both modes: two of these long, the others short."""
     shapes = [(mode, ranks, engines) for mode in ("broadcast", "p2p") for ranks, engines in ((1, 1), (1, 2), (1, 4), (2, 2))]
-    shapes.sort(key=lambda shape: LONG.index(shape) if shape in LONG else -1)
+    versions = run.options.versions if is_long else min(SHORT, run.options.versions)
     rows = []
     for mode, ranks, engines in shapes:
-        versions = run.options.versions if (mode, ranks, engines) in LONG else min(SHORT, run.options.versions)
+        if ((mode, ranks, engines) in LONG) != is_long:
+            continue
         row = {"transport": transport, "mode": mode, "ranks": ranks, "engines": engines}
         rows.append(row)
         what = f"  {transport}, {mode}, {ranks} rank{'s' * (ranks > 1)}, {engines} engine{'s' * (engines > 1)}: "

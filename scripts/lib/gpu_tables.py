@@ -139,9 +139,14 @@ def outcome(row, text):
 
 def correctness(sections):
     rows = []
-    for name in ("check_shm", "check_cuda_ipc", "check_nccl"):
-        order = lambda row: (row["mode"], row["ranks"], row["engines"])
-        for row in sorted(sections.get(name, {}).get("result") or [], key=order):
+    for transport in ("shm", "cuda_ipc", "nccl"):
+        known = {}  # of a combination that was in a short and in a long run, the long one, but no failure is hidden
+        for name in (f"check_{transport}", f"long_{transport}"):
+            for row in sections.get(name, {}).get("result") or []:
+                key = row["mode"], row["ranks"], row["engines"]
+                if not known.get(key, {}).get("failed"):
+                    known[key] = row
+        for _, row in sorted(known.items()):
             def text(row):
                 grown = row["growth"]
                 worst = {what: max(its[what] for its in grown["processes"].values()) for what in ("host_bytes", "descriptors", "threads")}

@@ -24,8 +24,8 @@ Result<std::unique_ptr<NcclSource>> open_source(const PublisherOptions& options,
   how.is_p2p = options.mode == Mode::kP2p;
   how.slot_bytes = options.slot_bytes;
   how.holds = memory.holds();
-  how.session = stream::nccl_session_options();
-  how.gpu = stream::nccl_options(options.world_size);
+  how.session = stream::nccl_session_options(options.world_size, how.is_p2p);
+  how.gpu = stream::nccl_options();
   return NcclSource::start(std::move(*nccl), memory.cuda(), std::move(how));
 }
 

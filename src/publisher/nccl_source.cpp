@@ -247,7 +247,8 @@ void NcclSource::join(Running& running, Clock::time_point now) {
     return;
   }
   const std::string group = group_of(running.start.session);
-  const transport::CommPlace seat{running.start.id, 0, running.start.size, running.start.session};
+  const transport::CommPlace seat{running.start.id, 0, running.start.size, running.start.session,
+                                  options_.session.blocks};
   if (Status s = gpu_->join(group, seat, now); !s) return fail(running, std::move(s), now);
   running.group = group;
 }

@@ -8,6 +8,7 @@ namespace {
 constexpr std::uint64_t kFewBuckets = 16;
 constexpr std::uint64_t kLeastBucket = 16 << 10;
 constexpr std::uint64_t kPage = 4096;
+constexpr std::uint32_t kMostKept = 8;  ///< communicators, on either side
 
 }  // namespace
 
@@ -48,14 +49,10 @@ std::vector<transport::FlowStep> nccl_steps(std::uint64_t payload_bytes, std::ui
   return steps;
 }
 
-transport::NcclOptions nccl_options(std::uint32_t sources) noexcept {
-  constexpr std::uint32_t kMostSources = 8;
-  constexpr int kSlimBlocks = 8;
+transport::NcclOptions nccl_options() noexcept {
   transport::NcclOptions options;
-  if (sources >= options.max_communicators) {
-    options.max_communicators = std::min(sources, kMostSources) + 1;
-    options.communicator.max_ctas = kSlimBlocks;
-  }
+  // One has to be free for the next.
+  options.max_communicators = kMostKept + 1;
   // Over NVLink a bucket takes 0.4 ms, and what the two ends do about it, a look at the device each
   // time, some 0.15 ms: with so many under way the wire does not wait for that. 512 MiB in all.
   options.buckets = 4;
@@ -66,12 +63,15 @@ transport::NcclOptions nccl_options(std::uint32_t sources) noexcept {
   return options;
 }
 
-transport::SessionOptions nccl_session_options() noexcept {
+transport::SessionOptions nccl_session_options(std::uint32_t ranks, bool is_p2p) noexcept {
+  constexpr std::uint32_t kFew = 3;
+  constexpr int kSlimBlocks = 8;
   transport::SessionOptions options;
+  options.is_p2p = is_p2p;
+  options.keep = is_p2p ? kMostKept : kFew;
+  options.blocks = is_p2p || ranks > kFew ? kSlimBlocks : 0;
   options.ask_every = std::chrono::milliseconds(2);
   options.fresh = std::chrono::milliseconds(60);
-  // One has to be free for the next.
-  options.keep = transport::NcclOptions{}.max_communicators - 1;
   options.give_up = std::chrono::seconds(3);
   return options;
 }

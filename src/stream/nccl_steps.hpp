@@ -31,12 +31,12 @@ std::vector<transport::FlowStep> nccl_steps(std::uint64_t payload_bytes, std::ui
 
 /// How long members of a job wait for each other: so that an engine that dies or stops in the middle
 /// of a transfer leaves the others enough of an attempt's time. Without memory's sizes.
-///
+transport::NcclOptions nccl_options() noexcept;
+
 /// A communicator takes 8.4 MB of device memory a block of its kernels, and by NCCL's own choice it has up
-/// to 32. An engine is in one of each source; where there are more than three these are slimmer, so that up
-/// to eight of them can be kept.
-/// @param sources ranks that have a share of the policy
-transport::NcclOptions nccl_options(std::uint32_t sources) noexcept;
-transport::SessionOptions nccl_session_options() noexcept;
+/// to 32. With `broadcast` an engine is in one of each rank, with `p2p` a rank in one of each engine: where
+/// there may be more than three these are slimmer, and up to eight of them are kept.
+/// @param ranks that have a share of the policy
+transport::SessionOptions nccl_session_options(std::uint32_t ranks, bool is_p2p) noexcept;
 
 }  // namespace weightcast::stream

@@ -74,15 +74,12 @@ NcclLane::~NcclLane() {
   if (copied_ != nullptr) cuda_->destroy_event(options_.device, copied_);
 }
 
-Status NcclLane::make_room(const NcclShare& share) {
-  const std::uint64_t needed = stream::nccl_bucket_bytes(share.address.payload_bytes);
-  transport::NcclOptions how = stream::nccl_options(share.sources);
-  const auto has_room = [&](const transport::NcclOptions& now) {
-    return now.bucket_bytes >= needed && now.max_communicators == how.max_communicators;
-  };
-  if (gpu_ && (gpu_->is_lost() || has_room(gpu_->options()))) return Status::ok();
+Status NcclLane::make_room(std::uint64_t payload_bytes) {
+  const std::uint64_t needed = stream::nccl_bucket_bytes(payload_bytes);
+  if (gpu_ && (gpu_->is_lost() || gpu_->options().bucket_bytes >= needed)) return Status::ok();
   for (auto& [owner, client] : clients_) client.kept = 0;
   gpu_.reset();
+  transport::NcclOptions how = stream::nccl_options();
   how.bucket_bytes = needed;
   auto opened = NcclGpu::open(nccl_, cuda_, options_.device, how);
   if (!opened) return opened.status();
@@ -119,7 +116,7 @@ bool NcclLane::may_keep(const Client& client) const {
 Status NcclLane::bring(const NcclShare& share, const std::function<bool()>& cancelled) {
   is_refused_ = false;
   const transport::SegmentAddress& address = share.address;
-  if (Status s = make_room(share); !s) return s;
+  if (Status s = make_room(address.payload_bytes); !s) return s;
   auto found = client_of(address);
   if (!found) return found.status();
   Client& client = **found;
@@ -234,7 +231,7 @@ Status NcclLane::bring(const NcclShare& share, const std::function<bool()>& canc
         if (group.empty()) {
           drop_kept(client, now);
           group = address.endpoint + "#" + std::to_string(go.session);
-          const transport::CommPlace seat{go.id, go.rank, go.size, go.session};
+          const transport::CommPlace seat{go.id, go.rank, go.size, go.session, go.blocks};
           if (Status s = gpu.join(group, seat, now); !s) {
             flow_failed(s, go.first, now);
             break;

@@ -30,7 +30,6 @@ struct NcclRun {
 struct NcclShare {
   transport::SegmentAddress address;
   std::vector<NcclRun> runs;  ///< by `source`, apart from each other
-  std::uint32_t sources = 1;  ///< that have a share of the policy
   /// Called with the bytes of each bucket, when they are in their places; may be empty.
   std::function<void(std::uint64_t bytes)> placed{};
 };
@@ -47,8 +46,7 @@ struct NcclLaneOptions {
 /// transfer leaves nothing behind that could write to the image later, however long its abort takes;
 /// only the buckets wait for that, and the next transfer with them.
 ///
-/// Streams, events and buckets are taken with the first share, and anew when shares outgrow the buckets
-/// or there are more of them.
+/// Streams, events and buckets are taken with the first share, and anew when shares outgrow the buckets.
 /// The communicator of a source is kept for its next version, where the source says so.
 /// Thread safety: one thread.
 class NcclLane {
@@ -83,7 +81,7 @@ class NcclLane {
     std::uint64_t kept = 0;  ///< session whose communicator is kept; 0: none
     std::string group{};     ///< of that communicator
   };
-  Status make_room(const NcclShare& share);
+  Status make_room(std::uint64_t payload_bytes);
   Result<Client*> client_of(const transport::SegmentAddress& address);
   void drop_kept(Client& client, Clock::time_point now);
   bool may_keep(const Client& client) const;

@@ -92,7 +92,7 @@ TransportSet Network::transports() {
     how.name = options_.name;
     how.device = options_.device;
     how.keys = std::move(*ring);
-    how.session = stream::nccl_session_options();
+    how.session = stream::nccl_session_options(1, false);  // the sources decide what is theirs
     return NcclLane::open(std::move(*nccl), cuda_, std::move(how));
   };
   return set;

@@ -98,9 +98,9 @@ TEST_F(NcclJobFaults, AfterEveryErrorOfNcclVersionsComeOverNcclAgain) {
 }
 
 TEST_F(NcclJobFaults, AfterEveryErrorInLeavingVersionsComeOverNcclAgain) {
-  open_devices(5);
+  open_devices(10);
   train(1, Mode::kP2p, Staging::kDevice);
-  add_engines(4);  // of which one finds no room to keep its communicator
+  add_engines(9);  // of which one finds no room to keep its communicator
   bring();
   for (const char* const call : {"finalize", "destroy"}) {
     for (const std::uint64_t nth : {1, 3}) {

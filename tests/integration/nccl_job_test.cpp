@@ -33,8 +33,8 @@ TEST_P(EachShape, VersionsReachAllEnginesOverNccl) {
   for (int i = 0; i < 4; ++i) bring();
   EXPECT_EQ(cuda->held(), held);
   EXPECT_EQ(nccl->calls("mem_alloc"), allocated);
-  // The fourth engine that is served alone finds the trainer's GPU in as many as are kept.
-  const bool is_full = shape.mode == Mode::kP2p && shape.engines > 3;
+  // The ninth engine that is served alone finds the trainer's GPU in as many as are kept.
+  const bool is_full = shape.mode == Mode::kP2p && shape.engines > 8;
   EXPECT_EQ(nccl->calls("init_rank") - joined, is_full ? 4u * 2u : 0u);
   const bool is_broadcast = shape.mode == Mode::kBroadcast && shape.engines > 1;
   EXPECT_GT(nccl->calls(is_broadcast ? "broadcast" : "send"), 0u);
@@ -84,6 +84,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Shape{"FiveToTwo", 5, 2, Mode::kBroadcast, Staging::kDevice},
                       Shape{"OneToTwoEach", 1, 2, Mode::kP2p, Staging::kDevice},
                       Shape{"OneToFourEach", 1, 4, Mode::kP2p, Staging::kHost},
+                      Shape{"OneToNineEach", 1, 9, Mode::kP2p, Staging::kDevice},
                       Shape{"TwoToTwoEach", 2, 2, Mode::kP2p, Staging::kDevice}),
     [](const auto& given) { return std::string(given.param.name); });
 

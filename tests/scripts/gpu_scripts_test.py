@@ -49,12 +49,13 @@ class GpuScripts(unittest.TestCase):
             {
                 "sections": {
                     "several": section(state="not run", why="it takes at least 2"),
-                    "check_nccl": section(state="failed", why="see its rows", result=[dict(row, failed="other bytes"), dict(row, not_run="no library")]),
+                    "check_nccl": section(state="failed", why="see its rows", result=[dict(row, failed="other bytes"), dict(row, engines=4, not_run="no library")]),
+                    "long_nccl": section(result=[dict(row, not_run="no time"), dict(row, engines=4, not_run="no time")]),
                 }
             }
         )
         self.assertIn("| nccl | p2p | 1 | 2 | FAILED: other bytes |", page)
-        self.assertIn("| nccl | p2p | 1 | 2 | not run: no library |", page)
+        self.assertIn("| nccl | p2p | 1 | 4 | not run: no time |", page)
         self.assertIn("| 2, 4, 8 | – | not run: it takes at least 2 |", page)
 
     def test_a_ratio_is_to_the_baseline_of_the_same_run(self):

@@ -123,7 +123,7 @@ Result<NcclUniqueId> FakeNccl::unique_id() {
 }
 
 Result<NcclComm> FakeNccl::init_rank(int device, const NcclUniqueId& id, int rank, int size,
-                                     const NcclCommOptions&) {
+                                     const NcclCommOptions& how) {
   const Lock lock(mutex_);
   if (Status s = enter("init_rank"); !s) return s;
   const auto it = ids_.find(number_of(id));
@@ -133,7 +133,12 @@ Result<NcclComm> FakeNccl::init_rank(int device, const NcclUniqueId& id, int ran
     return wrong("rank " + std::to_string(rank) + " of " + std::to_string(size) + ", others say " +
                  std::to_string(members.size));
   }
+  if (members.size != 0 && members.max_ctas != how.max_ctas) {
+    return wrong("max_ctas " + std::to_string(how.max_ctas) + ", others say " +
+                 std::to_string(members.max_ctas));
+  }
   members.size = size;
+  members.max_ctas = how.max_ctas;
   if (members.devices.contains(rank)) return wrong("a rank that joined twice");
   const auto handle = reinterpret_cast<NcclComm>(next_handle_);  // NOLINT: an opaque number
   next_handle_ += 16;

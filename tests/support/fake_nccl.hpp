@@ -104,6 +104,7 @@ class FakeNccl : public Nccl {
   using Parts = std::map<int, std::shared_ptr<Part>>;  ///< by rank
   struct Members {  // of a communicator
     int size = 0;
+    int max_ctas = 0;
     std::map<int, int> devices;  ///< by rank, of those who have joined
     bool is_broken = false;      ///< a rank is gone
     std::vector<Parts> broadcasts;

@@ -84,7 +84,7 @@ TEST(DataWireTest, AnAskForASessionComesBackAsItWas) {
 }
 
 TEST(DataWireTest, AnAnswerAboutASessionComesBackAsItWas) {
-  SessionAnswer go{SessionAnswer::Kind::kGo, {}, 6, 4, true, {}, 2, 5, 11};
+  SessionAnswer go{SessionAnswer::Kind::kGo, {}, 6, 4, true, 8, {}, 2, 5, 11};
   go.id.bytes.fill(std::byte{9});
   const auto got = decode_reply(bytes_of(encode({.id = 7, .status = {}, .session = go})));
   ASSERT_TRUE(got.is_ok()) << got.status().to_string();
@@ -93,6 +93,7 @@ TEST(DataWireTest, AnAnswerAboutASessionComesBackAsItWas) {
   EXPECT_EQ(got->session->session, 6U);
   EXPECT_EQ(got->session->kept, 4U);
   EXPECT_TRUE(got->session->keeps);
+  EXPECT_EQ(got->session->blocks, 8);
   EXPECT_EQ(got->session->id, go.id);
   EXPECT_EQ(got->session->rank, 2);
   EXPECT_EQ(got->session->size, 5);
@@ -133,6 +134,7 @@ TEST(DataWireTest, SessionsThatMakeNoSenseAreRefused) {
   EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_kind(3); }), Code::kInvalid);
   EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_id("short"); }), Code::kInvalid);
   EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_rank(2); }), Code::kInvalid);
+  EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_blocks(65); }), Code::kInvalid);
   EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_size(1u << 30); }), Code::kInvalid);
 }
 

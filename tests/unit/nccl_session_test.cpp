@@ -267,7 +267,7 @@ TEST(SessionGuestTest, AnAnswerThatMakesNoSenseIsRefused) {
   for (const auto& [rank, size, first] :
        {std::tuple{0, 2, 0u}, std::tuple{2, 2, 0u}, std::tuple{1, 2, 1u}}) {
     SessionGuest guest({}, ask_of(1), now);
-    guest.answered({Kind::kGo, {}, 1, 0, false, {}, rank, size, first}, now);
+    guest.answered({Kind::kGo, {}, 1, 0, false, 0, {}, rank, size, first}, now);
     EXPECT_EQ(guest.phase(), Phase::kFailed);
     EXPECT_EQ(guest.status().code(), Code::kInvalid);
   }

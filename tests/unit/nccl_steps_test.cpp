@@ -53,15 +53,16 @@ TEST(NcclStepsTest, TheEndsOfASessionMatch) {
   }
 }
 
-TEST(NcclStepsTest, AnEngineKeepsACommunicatorOfEachOfUpToEightSources) {
-  for (std::uint32_t sources = 1; sources <= 20; ++sources) {
-    const transport::NcclOptions options = nccl_options(sources);
-    // One is free for the next.
-    EXPECT_GT(options.max_communicators, std::min(sources, 8u));
-    EXPECT_LE(options.max_communicators, 9u);
-    const auto blocks = options.communicator.max_ctas == 0 ? 32u : options.communicator.max_ctas + 0u;
-    EXPECT_LE((options.max_communicators - 1) * blocks, 96u) << "which take 0.8 GB at most";
-    EXPECT_LT(nccl_session_options().keep, options.max_communicators);
+TEST(NcclStepsTest, WhatIsKeptIsSlimWhereItMayBeMuch) {
+  for (const bool is_p2p : {false, true}) {
+    for (std::uint32_t ranks = 1; ranks <= 20; ++ranks) {
+      const transport::SessionOptions options = nccl_session_options(ranks, is_p2p);
+      const std::uint32_t of_source = is_p2p ? options.keep : 1;
+      const std::uint32_t of_engine = std::min(ranks, nccl_options().max_communicators - 1);
+      const auto blocks = options.blocks == 0 ? 32u : static_cast<std::uint32_t>(options.blocks);
+      EXPECT_LE(std::max(of_source, of_engine) * blocks, 96u) << "which take 0.8 GB at most";
+      EXPECT_LT(options.keep, nccl_options().max_communicators) << "one is free for the next";
+    }
   }
 }
 

@@ -25,8 +25,9 @@ Result<std::unique_ptr<Communicator>> Communicator::join(std::shared_ptr<driver:
                                                          Clock::time_point now) {
   std::unique_ptr<Communicator> joining(
       new Communicator(std::move(nccl), aborter, ring, place, options, now));
-  auto comm = joining->nccl_->init_rank(device, place.id, place.rank, place.size,
-                                        options.communicator);
+  driver::NcclCommOptions how = options.communicator;
+  if (place.blocks != 0) how.max_ctas = place.blocks;
+  auto comm = joining->nccl_->init_rank(device, place.id, place.rank, place.size, how);
   if (!comm) {
     joining->state_ = State::kLeft;
     return comm.status();

@@ -19,6 +19,7 @@ struct CommPlace {
   int rank = 0;
   int size = 0;
   std::uint64_t generation = 0;  ///< of its group; rises with each communicator made for it
+  int blocks = 0;  ///< of its kernels, at most: the same on all ranks; 0: as the options say
 };
 
 /// Thread safety: one thread.

@@ -103,7 +103,7 @@ void SessionHost::gone(const std::string& name, Clock::time_point now) {
 
 SessionAnswer SessionHost::go(const std::string& name) const {
   const auto rank = std::find(members_.begin(), members_.end(), name) - members_.begin() + 1;
-  return {Kind::kGo, {}, session_, from_, keeps_, id_, static_cast<int>(rank),
+  return {Kind::kGo, {}, session_, from_, keeps_, options_.blocks, id_, static_cast<int>(rank),
           static_cast<int>(members_.size()) + 1, first_};
 }
 

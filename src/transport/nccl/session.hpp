@@ -56,6 +56,7 @@ struct SessionAnswer {
   std::uint64_t kept = 0;     ///< go on in the communicator kept from that session; 0: make one, whose
                               ///< generation is `session`
   bool keeps = false;         ///< all keep it when the session has ended well; else all leave
+  int blocks = 0;             ///< as SessionOptions has it
   driver::NcclUniqueId id{};
   int rank = 0;               ///< the source is 0
   int size = 0;
@@ -76,6 +77,7 @@ struct SessionOptions {
   Duration wait_most = std::chrono::seconds(60);  ///< a receiver that is told to wait
   std::uint32_t failures = 3;  ///< in a row; then NCCL is given up for the version
   std::uint32_t keep = 0;      ///< communicators that a source keeps between sessions, at most
+  int blocks = 0;              ///< of their kernels, at most; 0: NCCL's choice
 };
 
 /// What a source offers now.

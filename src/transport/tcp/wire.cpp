@@ -11,6 +11,7 @@ namespace weightcast::transport {
 namespace {
 
 constexpr std::size_t kMaxTextBytes = 1024;
+constexpr std::uint32_t kMostBlocks = 64;  ///< as NCCL has it
 
 Status invalid(std::string what) {
   return {Code::kInvalid, std::move(what) +
@@ -89,6 +90,11 @@ Status read(const data::SessionAnswer& in, SessionAnswer& out) {
   out.session = in.session();
   out.kept = in.kept();
   out.keeps = in.keeps();
+  if (in.blocks() > kMostBlocks) {
+    return invalid("expected at most " + std::to_string(kMostBlocks) + " blocks, got " +
+                   std::to_string(in.blocks()));
+  }
+  out.blocks = static_cast<int>(in.blocks());
   std::memcpy(out.id.bytes.data(), in.id().data(), out.id.bytes.size());
   out.rank = static_cast<int>(in.rank());
   out.size = static_cast<int>(in.size());
@@ -175,6 +181,7 @@ std::string encode(const DataReply& reply) {
       answer.set_session(reply.session->session);
       answer.set_kept(reply.session->kept);
       answer.set_keeps(reply.session->keeps);
+      answer.set_blocks(static_cast<std::uint32_t>(reply.session->blocks));
       answer.set_id(reply.session->id.bytes.data(), reply.session->id.bytes.size());
       answer.set_rank(static_cast<std::uint32_t>(reply.session->rank));
       answer.set_size(static_cast<std::uint32_t>(reply.session->size));
