@@ -50,7 +50,7 @@ class GpuScripts(unittest.TestCase):
                 "sections": {
                     "several": section(state="not run", why="it takes at least 2"),
                     "check_nccl": section(state="failed", why="see its rows", result=[dict(row, failed="other bytes"), dict(row, engines=4, not_run="no library")]),
-                    "long_nccl": section(result=[dict(row, not_run="no time"), dict(row, engines=4, not_run="no time")]),
+                    "long_nccl": section(state="ran", result=[dict(row, not_run="no time"), dict(row, engines=4, not_run="no time")]),
                 }
             }
         )
