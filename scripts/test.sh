@@ -13,6 +13,7 @@ usage: scripts/test.sh [--suite NAME]... [--filter GTEST_FILTER] [--quick]
   --quick        without the TSan and the ASan+UBSan builds
 environment:
   WEIGHTCAST_SIM_SEEDS   simulation seeds (default 2000; 200 in the ASan build)
+  WEIGHTCAST_TEST_OPTIONS  for Meson, of all builds: -Dcuda=disabled, say
   WEIGHTCAST_TEST_RELEASE  set: packages also builds the whole library as a subproject (90 s of two cores)
   WEIGHTCAST_VENV        a venv with torch, used in place of the one in .deps/
   WEIGHTCAST_PYTHON      the Python to make .deps/venv with
@@ -75,7 +76,8 @@ build_stage() {
 
   say "$label: building"
   rm -f "$build/weightcast-first-target"
-  weightcast_configure "$build" "$@" || {
+  # shellcheck disable=SC2086  # words
+  weightcast_configure "$build" "$@" ${WEIGHTCAST_TEST_OPTIONS:-} || {
     no_stage "$label" failed "it could not be configured"
     return
   }
