@@ -188,6 +188,8 @@ def several(sections):
         ]
         for row in section.get("result") or []
     ] or [["2, 4, 8", "–", f"not run: {section.get('why', '')}", "–", "–"]]
+    most = max((row["devices"] for row in section.get("result") or []), default=8)
+    rows += [[devices, "all", f"not run: the machine had {most} GPUs", "–", "–"] for devices in (4, 8) if devices > most]
     return ["### Several GPUs: until the last engine has applied", ""] + table(["GPUs", "transport", "applied", "longest gap between decode steps, ms", "without publishing"], rows)
 
 
