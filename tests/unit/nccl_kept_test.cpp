@@ -170,14 +170,31 @@ TEST_F(KeptTest, WhoDoesNotComeAnyMoreMakesRoom) {
   const HostAction first = serve(1, {1}, 0);
   end(first);
   std::uint64_t kept = 0;
-  for (std::uint64_t version = 2; version < 6; ++version) {
+  const std::uint64_t last = 1 + options.keep_versions;
+  for (std::uint64_t version = 2; version < last + 3; ++version) {
     const HostAction next = serve(version, {2}, kept);
-    EXPECT_EQ(dropped.size(), version < 4 ? 0u : 1u) << "after two versions without it";
+    EXPECT_EQ(dropped.size(), version <= last ? 0u : 1u) << "version " << version;
     kept = next.kept != 0 ? next.kept : next.session;
     end(next);
   }
   EXPECT_EQ(dropped, std::vector{first.session});
   EXPECT_EQ(host.kept(), std::vector{kept});
+}
+
+TEST_F(KeptTest, WhoTakesTurnsBetweenTwoVersionsKeepsItsOwn) {
+  options.is_p2p = true;
+  host = SessionHost(options);
+  std::uint64_t kept_by_one = 0, kept_by_other = 0;
+  for (std::uint64_t turn = 0; turn < 20; ++turn) {
+    const HostAction one = serve(9, {1}, kept_by_one);
+    kept_by_one = one.kept != 0 ? one.kept : one.session;
+    end(one);
+    const HostAction other = serve(8, {2}, kept_by_other);
+    kept_by_other = other.kept != 0 ? other.kept : other.session;
+    end(other);
+  }
+  EXPECT_TRUE(dropped.empty());
+  EXPECT_EQ(host.kept(), (std::vector{kept_by_one, kept_by_other}));
 }
 
 class RestingTest : public NcclParty {

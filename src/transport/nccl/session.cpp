@@ -12,7 +12,6 @@ void SessionHost::offer(const SessionOffer& offer, Clock::time_point now) {
   offer_ = offer;
   failures_ = 0;
   refused_ = Status::ok();
-  ++offers_;
   drop_unused();
 }
 
@@ -182,7 +181,6 @@ void SessionHost::use_or_drop_kept(const std::vector<std::string>& here) {
     from_ = candidate;
     keeps_ = true;
     members_ = it->second.members;
-    it->second.offer = offers_;
     return;
   }
   // A receiver keeps one of a source.
@@ -199,12 +197,13 @@ void SessionHost::use_or_drop_kept(const std::vector<std::string>& here) {
                        [&](const auto& name) { return guests_.at(name).ask.may_keep; });
 }
 
-/// Of receivers that have gone, or come another way: not used for two offers.
+/// Of receivers that have gone, or come another way.
 void SessionHost::drop_unused() {
   const bool is_one_used = phase_ == Phase::kRunning || phase_ == Phase::kAborting;
   for (auto one = kept_.begin(); one != kept_.end();) {
     const bool is_used = is_one_used && one->first == from_;
-    const bool is_unused = !is_used && one->second.offer + 2 < offers_;
+    const bool is_unused = !is_used && one->second.version + options_.keep_versions <
+                                           offer_->version.number;
     if (is_unused) actions_.push_back({.kind = Action::Kind::kDrop, .session = one->first});
     one = is_unused ? kept_.erase(one) : std::next(one);
   }
@@ -229,6 +228,7 @@ void SessionHost::id_made(std::uint64_t session, const Result<driver::NcclUnique
 
 void SessionHost::start() {
   first_ = 0xffffffff;
+  version_ = offer_->version.number;
   for (const std::string& name : members_) {
     Guest& guest = guests_.at(name);
     guest.in_session = session_;
@@ -248,7 +248,8 @@ void SessionHost::flow_ended(std::uint64_t session, const Status& status, Clock:
   phase_ = Phase::kIdle;
   const std::vector<std::string> members = std::exchange(members_, {});
   if (status && keeps_) {
-    kept_[from_ != 0 ? from_ : session] = {members, offers_};
+    Kept& kept = kept_[from_ != 0 ? from_ : session];
+    kept = {members, std::max(kept.version, version_)};
   } else if (from_ != 0) {
     kept_.erase(from_);
   }

@@ -77,6 +77,7 @@ struct SessionOptions {
   Duration wait_most = std::chrono::seconds(60);  ///< a receiver that is told to wait
   std::uint32_t failures = 3;  ///< in a row; then NCCL is given up for the version
   std::uint32_t keep = 0;      ///< communicators that a source keeps between sessions, at most
+  std::uint32_t keep_versions = 8;  ///< one that these many versions did not come through is dropped
   int blocks = 0;              ///< of their kernels, at most; 0: NCCL's choice
 };
 
@@ -151,7 +152,7 @@ class SessionHost {
   };
   struct Kept {
     std::vector<std::string> members;  ///< by rank - 1
-    std::uint64_t offer = 0;           ///< of its last session
+    std::uint64_t version = 0;         ///< number of the newest one that came through it
   };
   Status check(const SessionAsk& ask) const;
   void gather(Clock::time_point now);
@@ -171,9 +172,9 @@ class SessionHost {
   std::uint64_t session_ = 0;
   driver::NcclUniqueId id_{};
   std::map<std::uint64_t, Kept> kept_;  ///< by session
-  std::uint64_t offers_ = 0;            ///< so far
   std::uint64_t from_ = 0;              ///< the session goes on in the communicator of that one
   bool keeps_ = false;                  ///< that communicator will be kept
+  std::uint64_t version_ = 0;           ///< number of what the session brings
   std::vector<std::string> members_;  ///< of the session, by rank - 1
   std::uint32_t first_ = 0;
   Clock::time_point gathering_since_{};
