@@ -17,6 +17,7 @@
 #include <system_error>
 #include <vector>
 
+#include "base/failpoint.hpp"
 #include "base/host.hpp"
 #include "base/unique_fd.hpp"
 #include "keys/zap.hpp"
@@ -213,8 +214,13 @@ Probe ask(const std::string& endpoint, const Keys& keys, bool is_ipv6, Deadline 
       zmq_connect(socket.get(), endpoint.c_str()) != 0) {
     return failed();
   }
+  base::failpoint("probe.connecting", 0);
   const std::string hello = hello_of(keys);
-  if (zmq_send(socket.get(), hello.data(), hello.size(), ZMQ_DONTWAIT) < 0) return failed();
+  // EAGAIN: the connection has failed by now, and the monitor knows why.
+  if (zmq_send(socket.get(), hello.data(), hello.size(), ZMQ_DONTWAIT) < 0 &&
+      zmq_errno() != EAGAIN) {
+    return failed();
+  }
   Probe probe = converse(socket.get(), monitor.get(), deadline);
   zmq_socket_monitor(socket.get(), nullptr, 0);
   probe.took = Clock::now() - began;

@@ -18,7 +18,6 @@ TEST_F(TcpFaultsTest, ACutConnectionResumesAtTheBucket) {
   TcpTransport transport(options);
   const auto lane = open(transport);
 
-  std::uint64_t lost_bytes = 0;
   for (std::uint64_t number = 1; number <= 3; ++number) {
     const auto address = slab.publish(number % kSlots, number, kSlotBytes, proxy.endpoint());
     ASSERT_TRUE(address);
@@ -26,9 +25,12 @@ TEST_F(TcpFaultsTest, ACutConnectionResumesAtTheBucket) {
     const auto resent = transport.counters().resent;
     proxy.cut_after(kSlotBytes / 2);
     Fetch(*lane, *address).expect_whole();
-    lost_bytes = server->counters().bytes_sent - before - kSlotBytes;
-    EXPECT_LE(lost_bytes, options.credit_bytes) << "more was sent again than was on its way";
-    EXPECT_GE(transport.counters().resent, resent + 1);
+    const auto lost_bytes = server->counters().bytes_sent - before - kSlotBytes;
+    const auto again = transport.counters().resent - resent;
+    EXPECT_GE(again, 1U);
+    // What was on its way, and on a loaded machine what was then late.
+    EXPECT_LT(again, kSlotBytes / kBucket / 2) << "it did not go on where it was";
+    EXPECT_LE(lost_bytes, again * kBucket) << "more was sent again than was asked for again";
   }
   EXPECT_EQ(proxy.cuts(), 3U);
   EXPECT_EQ(transport.counters().lost, 3U);

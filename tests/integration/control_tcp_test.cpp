@@ -2,13 +2,17 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <random>
+#include <thread>
 #include <zmq.hpp>
 
+#include "base/failpoint.hpp"
 #include "base/host.hpp"
 #include "keys/key_file.hpp"
 #include "stream/control_socket.hpp"
+#include "stream/probe.hpp"
 #include "support/counts.hpp"
 #include "support/private_place.hpp"
 #include "support/recording_proxy.hpp"
@@ -212,6 +216,26 @@ TEST_F(ControlTcp, ReplayedBytesAreRefusedAndCounted) {
   const auto got = wait_for_message(*server);
   ASSERT_TRUE(got);
   EXPECT_EQ(got->bytes, "more");
+}
+
+TEST_F(ControlTcp, AProbeThatIsSlowToSpeakStillTellsWhyItIsRefused) {
+  const auto server = serve();
+  base::failpoint_handler().store([](const char* where, unsigned long long) {
+    if (std::string(where) == "probe.connecting") std::this_thread::sleep_for(milliseconds(200));
+  });
+  const auto probe = [&](const Keys& as) {
+    return probe_coordinator(server->endpoint(), as, Clock::now() + kPatience);
+  };
+  const Probe other_server = probe(keys(keys::Role::kEngine, "others"));
+  EXPECT_EQ(other_server.end, ProbeEnd::kNoHandshake) << other_server.text;
+
+  // The server's public key, and a key of ours that it does not know.
+  const std::string folder = place_.path() + "/keys", others = place_.path() + "/others";
+  std::filesystem::copy_file(folder + "/trainer.public", others + "/trainer.public",
+                             std::filesystem::copy_options::overwrite_existing);
+  const Probe unknown = probe(keys(keys::Role::kEngine, "others"));
+  EXPECT_EQ(unknown.end, ProbeEnd::kKeyDenied) << unknown.text;
+  base::failpoint_handler().store(nullptr);
 }
 
 TEST_F(ControlTcp, AScannerDoesNoHarm) {

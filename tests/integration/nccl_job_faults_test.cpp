@@ -16,8 +16,12 @@ using namespace test;
 class Stop {
  public:
   explicit Stop(const char* where) {
-    name() = where;
-    state() = kArmed;
+    {
+      // Whoever met the one before may still be on its way out.
+      const std::lock_guard lock(mutex());
+      name() = where;
+      state() = kArmed;
+    }
     base::failpoint_handler().store(&passed);
   }
   ~Stop() {
