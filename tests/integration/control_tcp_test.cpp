@@ -1,11 +1,11 @@
 // The control sockets over TCP: who is let in as what, and what strangers can do.
 #include <gtest/gtest.h>
+#include <poll.h>
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <random>
-#include <thread>
 #include <zmq.hpp>
 
 #include "base/failpoint.hpp"
@@ -220,8 +220,15 @@ TEST_F(ControlTcp, ReplayedBytesAreRefusedAndCounted) {
 
 TEST_F(ControlTcp, AProbeThatIsSlowToSpeakStillTellsWhyItIsRefused) {
   const auto server = serve();
+  static ControlServer* refuser;
+  refuser = server.get();
   base::failpoint_handler().store([](const char* where, unsigned long long) {
-    if (std::string(where) == "probe.connecting") std::this_thread::sleep_for(milliseconds(200));
+    if (std::string(where) != "probe.connecting") return;
+    static std::uint64_t before = 0;
+    EXPECT_TRUE(wait_until(refuser->handle(),
+                           [&] { return refuser->refused_connections() > before; }));
+    before = refuser->refused_connections();
+    ::poll(nullptr, 0, 50);  // so that the probe's own end has heard of it, too
   });
   const auto probe = [&](const Keys& as) {
     return probe_coordinator(server->endpoint(), as, Clock::now() + kPatience);
