@@ -21,10 +21,9 @@ Result<std::unique_ptr<NcclSource>> open_source(const PublisherOptions& options,
   if (!nccl) return nccl.status();
   NcclSourceOptions how;
   how.device = memory.device();
-  how.is_p2p = options.mode == Mode::kP2p;
   how.slot_bytes = options.slot_bytes;
   how.holds = memory.holds();
-  how.session = stream::nccl_session_options(options.world_size, how.is_p2p);
+  how.session = stream::nccl_session_options(options.world_size, options.mode == Mode::kP2p);
   how.gpu = stream::nccl_options();
   return NcclSource::start(std::move(*nccl), memory.cuda(), std::move(how));
 }

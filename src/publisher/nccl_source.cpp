@@ -39,11 +39,7 @@ NcclSource::NcclSource(std::shared_ptr<driver::Nccl> nccl, NcclSourceOptions opt
     : nccl_(std::move(nccl)),
       options_(std::move(options)),
       identity_(std::move(identity)),
-      host_([&] {
-        transport::SessionOptions session = options_.session;
-        session.is_p2p = options_.is_p2p;
-        return session;
-      }()) {}
+      host_(options_.session) {}
 
 Result<std::unique_ptr<NcclSource>> NcclSource::start(std::shared_ptr<driver::Nccl> nccl,
                                                       std::shared_ptr<driver::Cuda> cuda,
@@ -194,7 +190,8 @@ bool NcclSource::turn() {
       host_.withdraw(now);
       offered_.reset();
     }
-    forget_lost_communicators();
+    // The next session begins when this one has ended.
+    if (!running_) forget_lost_communicators();
     host_.tick(now);
     actions = host_.take_actions();
     if (host_.is_idle() && !running_ && actions.empty()) hold_.reset();
@@ -234,7 +231,7 @@ void NcclSource::act(const Action& action) {
       }
       return;
     case Action::Kind::kDrop:
-      gpu_->fail({group_of(action.session)}, {Code::kCancelled, "its members have changed"},
+      gpu_->drop(group_of(action.session), {Code::kCancelled, "its members have changed"},
                  Clock::now());
       return;
   }

@@ -24,7 +24,6 @@ namespace weightcast::publisher {
 
 struct NcclSourceOptions {
   int device = 0;
-  bool is_p2p = false;           ///< one engine at a time
   std::uint64_t slot_bytes = 0;  ///< the largest payload that there will be
   std::shared_ptr<const void> holds{};  ///< the slots' memory: kept for good where NCCL never ends
   transport::SessionOptions session{};

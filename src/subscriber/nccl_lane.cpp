@@ -101,8 +101,8 @@ Result<NcclLane::Client*> NcclLane::client_of(const transport::SegmentAddress& a
 }
 
 void NcclLane::drop_kept(Client& client, Clock::time_point now) {
-  if (std::exchange(client.kept, 0) == 0 || gpu_->find(client.group) == nullptr) return;
-  gpu_->fail({client.group}, {Code::kCancelled, "its members have changed"}, now);
+  if (std::exchange(client.kept, 0) == 0) return;
+  gpu_->drop(client.group, {Code::kCancelled, "its members have changed"}, now);
 }
 
 /// One communicator has to be free for the next.

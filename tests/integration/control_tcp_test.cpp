@@ -221,10 +221,11 @@ TEST_F(ControlTcp, ReplayedBytesAreRefusedAndCounted) {
 TEST_F(ControlTcp, AProbeThatIsSlowToSpeakStillTellsWhyItIsRefused) {
   const auto server = serve();
   static ControlServer* refuser;
+  static std::uint64_t before;
   refuser = server.get();
+  before = 0;
   base::failpoint_handler().store([](const char* where, unsigned long long) {
     if (std::string(where) != "probe.connecting") return;
-    static std::uint64_t before = 0;
     EXPECT_TRUE(wait_until(refuser->handle(),
                            [&] { return refuser->refused_connections() > before; }));
     before = refuser->refused_connections();

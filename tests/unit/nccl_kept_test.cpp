@@ -241,6 +241,15 @@ TEST_F(RestingTest, ItsEndLeavesTheBuffersInUse) {
   send_version(2);
 }
 
+TEST_F(RestingTest, WhatHasEndedByItselfIsDroppedWithoutAQuarantine) {
+  open(1, 1);
+  bring();
+  kill(1);
+  ASSERT_TRUE(until([&] { return members[0].gpu->find("all") == nullptr; }));
+  members[0].gpu->drop("all", {Code::kCancelled, "its members have changed"}, now);
+  EXPECT_TRUE(members[0].gpu->status());
+}
+
 TEST_F(RestingTest, InUseAgainItFailsAsOneDoesThatNeverRested) {
   open(1, 2);
   bring();

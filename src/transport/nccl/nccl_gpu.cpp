@@ -143,6 +143,10 @@ void NcclGpu::fail(const std::vector<std::string>& groups, const Status& why,
   status_ = {Code::kUnavailable, "NCCL's buffers are in quarantine after: " + why.message()};
 }
 
+void NcclGpu::drop(const std::string& group, const Status& why, Clock::time_point now) {
+  if (find(group) != nullptr) fail({group}, why, now);
+}
+
 void NcclGpu::poll(Clock::time_point now) {
   std::vector<std::string> failed;
   for (auto it = communicators_.begin(); it != communicators_.end();) {

@@ -46,6 +46,9 @@ class NcclGpu {
   /// After a failure: aborts those groups, and puts the buffers into quarantine, unless all rested.
   void fail(const std::vector<std::string>& groups, const Status& why, Clock::time_point now);
 
+  /// Ends one that rests, if it is still there.
+  void drop(const std::string& group, const Status& why, Clock::time_point now);
+
   /// Brings everything on. Communicators that have ended are forgotten.
   void poll(Clock::time_point now);
   /// Ok: transfers may be made. kUnavailable: in quarantine, or lost for good (is_lost()).
