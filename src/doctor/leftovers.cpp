@@ -1,4 +1,4 @@
-// What dead trainers left in shared memory and in meeting places.
+// What dead trainers and engines left in shared memory and in meeting places.
 #include "doctor/findings.hpp"
 #include "staging/sweep.hpp"
 #include "stream/place_leftovers.hpp"
@@ -24,8 +24,7 @@ void clean_slots(Findings& out) {
   const staging::SweepReport report = staging::sweep("");
   if (report.removed > 0) {
     out.note(kSlots, "removed " + std::to_string(report.removed) +
-                         " objects of dead trainers from "
-                         "/dev/shm: " +
+                         " objects of dead trainers and engines from /dev/shm: " +
                          listed(report.names));
   }
 }
@@ -40,7 +39,7 @@ void check_slots(bool clean, Findings& out) {
   std::vector<std::string> in_use;
   for (const staging::SlabRemains& slab : staging::survey("")) {
     if (slab.is_alive) {
-      ++alive;
+      alive += slab.is_board ? 0 : 1;
       continue;
     }
     if (slab.held > 0) {
@@ -54,8 +53,8 @@ void check_slots(bool clean, Findings& out) {
   }
   if (objects > 0) {
     out.warning(kSlots,
-                std::to_string(objects) + " objects of dead trainers take " + about(bytes) +
-                    " of /dev/shm: " + listed(dead),
+                std::to_string(objects) + " objects of dead trainers and engines take " +
+                    about(bytes) + " of /dev/shm: " + listed(dead),
                 std::string(kClean) + " (the next trainer of this user removes them, too)");
   }
   if (held > 0) {

@@ -292,7 +292,7 @@ void NcclSource::fail(Running& running, Status why, Clock::time_point now) {
   running.flow.reset();
   base::log(LogLevel::kWarn, "nccl_session_failed",
             {{"version", to_string(running.slot.address.version)},
-             {"engines", running.start.receivers.size()},
+             {"engines", running.start.receivers.size() + running.start.neighbours},
              {"why", running.status.message()}});
   const std::lock_guard lock(mutex_);
   host_.flow_failing(running.start.session);
@@ -320,7 +320,7 @@ void NcclSource::advance(Clock::time_point now) {
   if (!running.status && !gpu_->status() && !gpu_->is_lost()) return;
   const std::lock_guard lock(mutex_);
   if (running.status && offered_ && offered_->address.version == running.slot.address.version) {
-    served_ += static_cast<std::uint32_t>(running.start.receivers.size());
+    served_ += static_cast<std::uint32_t>(running.start.receivers.size() + running.start.neighbours);
   }
   host_.flow_ended(running.start.session, running.status, now);
   running_.reset();

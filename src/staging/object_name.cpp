@@ -56,6 +56,8 @@ std::string slot_name(const std::string& prefix, std::uint32_t slot) {
 
 std::string anchor_name(const std::string& prefix) { return prefix + ".anchor"; }
 
+std::string board_name(const std::string& prefix) { return prefix + ".board"; }
+
 std::string_view prefix_of(std::string_view name) noexcept {
   const auto dot = name.rfind('.');
   return dot == std::string_view::npos ? std::string_view{} : name.substr(0, dot);
@@ -84,7 +86,8 @@ std::optional<ObjectName> parse_object_name(std::string_view name) {
       !parse_number(part[6], out.owner.incarnation)) {
     return std::nullopt;
   }
-  if (part[7] == "anchor") return out;
+  out.is_board = part[7] == "board";
+  if (part[7] == "anchor" || out.is_board) return out;
   std::uint32_t slot = 0;
   if (!parse_tagged(part[7], 's', slot) || slot >= kMaxSlots) return std::nullopt;
   out.slot = slot;

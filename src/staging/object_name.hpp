@@ -1,8 +1,9 @@
 // Names of shared-memory objects:
 //   weightcast.<uid>.<job>.<policy>.<run started_us>-<tie>.r<rank>.<incarnation>.s<slot>
 //   weightcast.<uid>.<job>.<policy>.<run started_us>-<tie>.r<rank>.<incarnation>.anchor
+//   weightcast.<uid>.<job>.<policy>.<engine's start us>-<tie>.r0.<incarnation>.board
 // A slab has one anchor, locked by its owner for as long as it lives: by it the living are told
-// from the dead.
+// from the dead. A board (bucket_board.hpp) is locked by its engine, and is all that is there of it.
 #pragma once
 
 #include <sys/types.h>
@@ -26,7 +27,8 @@ inline constexpr std::uint32_t kMaxSlots = 1024;
 struct ObjectName {
   uid_t uid = 0;
   ObjectOwner owner;
-  std::optional<std::uint32_t> slot;  ///< empty for the anchor
+  std::optional<std::uint32_t> slot;  ///< empty for the anchor, and for a board
+  bool is_board = false;
 };
 
 /// True for 1 to 64 characters of [A-Za-z0-9_-], which job and policy must be.
@@ -36,8 +38,9 @@ bool is_name_word(std::string_view word) noexcept;
 std::string owner_prefix(const ObjectOwner& owner);
 std::string slot_name(const std::string& prefix, std::uint32_t slot);
 std::string anchor_name(const std::string& prefix);
+std::string board_name(const std::string& prefix);
 
-/// The prefix of a slot's or an anchor's name; empty where there is no dot.
+/// The prefix of a name; empty where there is no dot.
 std::string_view prefix_of(std::string_view name) noexcept;
 
 /// Strict: nothing but what the functions above write is accepted.

@@ -9,6 +9,7 @@
 #include <boost/interprocess/permissions.hpp>
 #include <cerrno>
 #include <system_error>
+#include <thread>
 
 #include "staging/object_name.hpp"
 
@@ -66,7 +67,6 @@ Status create_failure(const std::string& name, int error) {
 
 }  // namespace
 
-
 Result<ShmObject> create_object(const std::string& name) {
   try {
     bip::permissions owner_only(0600);
@@ -74,6 +74,27 @@ Result<ShmObject> create_object(const std::string& name) {
   } catch (const bip::interprocess_exception& error) {
     return create_failure(name, native_errno(error));
   }
+}
+
+Result<ShmObject> create_locked_object(const std::string& name) {
+  constexpr int kTries = 100;
+  Status failure;
+  for (int i = 0; i < kTries; ++i) {
+    Result<ShmObject> object = create_object(name);
+    if (object) {
+      const int fd = descriptor(*object);
+      if (try_lock_exclusive(fd) && still_linked(fd)) return object;
+    } else if (i == 0 || object.status().code() != Code::kExists) {
+      return object;
+    } else {
+      failure = object.status();
+    }
+    std::this_thread::yield();
+  }
+  return failure.is_ok() ? Status(Code::kExists, "the object " + name +
+                                                     " was swept away again and again while it was "
+                                                     "being created; try once more")
+                         : failure;
 }
 
 Result<ShmObject> open_object(const std::string& name, ShmMode mode) {

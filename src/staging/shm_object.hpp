@@ -28,6 +28,10 @@ inline int descriptor(const ShmObject& object) noexcept {
 /// @return kExists, kDenied (not writable), kExhausted (descriptors, inodes)
 Result<ShmObject> create_object(const std::string& name);
 
+/// Creates an object and takes its exclusive lock. In between, a sweep may take it for a leftover: then
+/// the object is gone or about to be, and it is made again.
+Result<ShmObject> create_locked_object(const std::string& name);
+
 /// Opens an object of this user. Does not follow links and does not open anything but regular
 /// files.
 /// @param mode read_only or read_write

@@ -69,29 +69,6 @@ Status reserve_failure(const std::string& name, std::uint64_t bytes, int error) 
   return Status(Code::kDenied, what + "; it must be a tmpfs mounted read-write");
 }
 
-/// Creates the anchor and takes its lock. In between, a sweep may take it for a leftover: then the
-/// object is gone or about to be, and it is made again.
-Result<ShmObject> create_anchor(const std::string& name) {
-  constexpr int kTries = 100;
-  Status failure;
-  for (int i = 0; i < kTries; ++i) {
-    Result<ShmObject> object = create_object(name);
-    if (object) {
-      const int fd = descriptor(*object);
-      if (try_lock_exclusive(fd) && still_linked(fd)) return object;
-    } else if (i == 0 || object.status().code() != Code::kExists) {
-      return object;
-    } else {
-      failure = object.status();
-    }
-    std::this_thread::yield();
-  }
-  return failure.is_ok() ? Status(Code::kExists, "the anchor " + name +
-                                                     " was swept away again and again while it was "
-                                                     "being created; try once more")
-                         : failure;
-}
-
 }  // namespace
 
 struct Slab::Impl {
@@ -154,7 +131,7 @@ Status Slab::Impl::make() {
 
   prefix = owner_prefix(options.owner);
   anchor = anchor_name(prefix);
-  Result<ShmObject> created = create_anchor(anchor);
+  Result<ShmObject> created = create_locked_object(anchor);
   if (!created) return created.status();
   anchor_object = std::move(*created);
   anchor_owned = true;

@@ -23,6 +23,7 @@ namespace {
 
 struct Group {
   bool has_anchor = false;
+  bool is_board = false;  ///< which is its own anchor
   std::vector<std::string> slots;
   std::uint32_t objects() const noexcept {
     return static_cast<std::uint32_t>(slots.size()) + (has_anchor ? 1U : 0U);
@@ -64,6 +65,7 @@ std::map<std::string, Group> list_groups(const std::string& job) {
       group.slots.emplace_back(name);
     } else {
       group.has_anchor = true;
+      group.is_board = parsed->is_board;
     }
   }
   return groups;
@@ -74,8 +76,9 @@ std::map<std::string, Group> list_groups(const std::string& job) {
 std::optional<SlabRemains> visit(const std::string& prefix, const Group& group, bool remove) {
   SlabRemains remains;
   remains.prefix = prefix;
+  remains.is_board = group.is_board;
   remains.objects = group.objects();
-  const std::string anchor_path = anchor_name(prefix);
+  const std::string anchor_path = group.is_board ? board_name(prefix) : anchor_name(prefix);
   // An owner creates its anchor before the first slot, so it is looked for by name: the listing
   // may have missed it.
   const auto anchor = open_object(anchor_path, boost::interprocess::read_only);

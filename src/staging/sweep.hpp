@@ -13,6 +13,7 @@ namespace weightcast::staging {
 struct SlabRemains {
   std::string prefix;              ///< what the names of its objects begin with
   bool is_alive = false;           ///< its owner lives
+  bool is_board = false;           ///< an engine's; else a rank's
   std::uint32_t objects = 0;       ///< slots and anchor
   std::uint32_t held = 0;          ///< slots of a dead owner that a reader still holds
   std::uint64_t bytes = 0;         ///< that its slots take

@@ -13,4 +13,10 @@ namespace weightcast::stream {
 /// @return what CUDA says
 Result<std::string> nccl_identity(driver::Cuda& cuda, int device);
 
+/// Engines of the same place need one rank in a communicator between them (SessionAsk::place). On the
+/// source's own host that is a GPU: between those NCCL is as fast as anything. Elsewhere it is the host
+/// (again with NCCL_HOSTID where that is set), which the bytes then enter once.
+/// @param identity as nccl_identity() has it
+std::string nccl_place(const std::string& identity, const std::string& host, bool is_sources_host);
+
 }  // namespace weightcast::stream

@@ -1,5 +1,6 @@
 // An engine's end of NCCL: asks a share's source for a place in a communicator, takes the share's
-// buckets, and copies them to where they belong.
+// buckets, and copies them to where they belong. Of engines that can read each other's device memory one
+// takes them off the wire, as the source says, and the others out of that one's ring.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,9 @@
 #include "driver/cuda.hpp"
 #include "driver/nccl.hpp"
 #include "keys/key_ring.hpp"
-#include "transport/nccl/bucket_flow.hpp"
+#include "transport/cuda_ipc/opened_memory.hpp"
+#include "transport/nccl/led_ring.hpp"
+#include "transport/nccl/nccl_gpu.hpp"
 #include "transport/nccl/session.hpp"
 #include "transport/tcp/session_client.hpp"
 #include "transport/transport.hpp"
@@ -29,6 +32,7 @@ struct NcclRun {
 /// One share on its way in.
 struct NcclShare {
   transport::SegmentAddress address;
+  bool is_here = false;       ///< its source is on this host
   std::vector<NcclRun> runs;  ///< by `source`, apart from each other
   /// Called with the bytes of each bucket, when they are in their places; may be empty.
   std::function<void(std::uint64_t bytes)> placed{};
@@ -36,6 +40,9 @@ struct NcclShare {
 
 struct NcclLaneOptions {
   std::string name;  ///< of this receiver, unique in the job
+  std::string job{};
+  std::string policy{};
+  std::string host{};  ///< identity of this host; engines of one host share a rank
   int device = 0;
   std::shared_ptr<const keys::KeyRing> keys{};
   transport::SessionOptions session{};
@@ -73,6 +80,7 @@ class NcclLane {
   void settle();
 
  private:
+  friend class NcclBring;
   NcclLane(std::shared_ptr<driver::Nccl> nccl, std::shared_ptr<driver::Cuda> cuda,
            NcclLaneOptions options, std::string identity);
   struct Client {
@@ -81,10 +89,18 @@ class NcclLane {
     std::uint64_t kept = 0;  ///< session whose communicator is kept; 0: none
     std::string group{};     ///< of that communicator
   };
+  struct Leader {
+    std::shared_ptr<const transport::OpenedMemory> memory;  ///< its ring
+    bool is_used = true;  ///< since the last settle()
+  };
   Status make_room(std::uint64_t payload_bytes);
   Result<Client*> client_of(const transport::SegmentAddress& address);
   void drop_kept(Client& client, Clock::time_point now);
   bool may_keep(const Client& client) const;
+  std::string place_of(const NcclShare& share) const;
+  void show_ring();
+  void share_with_nobody(const std::string& why);
+  void note_leader(bool is_cut_off, const std::string& why);
 
   const std::shared_ptr<driver::Nccl> nccl_;
   const std::shared_ptr<driver::Cuda> cuda_;
@@ -93,6 +109,9 @@ class NcclLane {
   driver::Event copied_ = nullptr;
   std::unique_ptr<transport::NcclGpu> gpu_;
   std::map<std::string, Client> clients_;  ///< by the object's owner
+  std::unique_ptr<transport::LedRing> led_;  ///< null: nobody can get anything from this engine
+  std::map<std::string, Leader> leaders_;    ///< by board
+  int cut_off_ = 0;  ///< leaders in a row whose memory could not be read
   std::uint64_t asked_ = 0;  ///< the last incarnation that asked
   bool is_refused_ = false;
 };

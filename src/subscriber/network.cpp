@@ -90,6 +90,9 @@ TransportSet Network::transports() {
     if (!ring) return ring.status();
     NcclLaneOptions how;
     how.name = options_.name;
+    how.host = base::host_identity();
+    how.job = options_.job;
+    how.policy = options_.policy;
     how.device = options_.device;
     how.keys = std::move(*ring);
     how.session = stream::nccl_session_options(1, false);  // the sources decide what is theirs

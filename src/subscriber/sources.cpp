@@ -93,6 +93,8 @@ Result<ShareSource> choose_source(const plan::Share& share, const Version& versi
   source.address.version = version;
   source.address.generation = share.generation;
   source.address.payload_bytes = share.payload_bytes;
+  const bool here = share.host.empty() || share.host == host;
+  source.is_here = here;
   if (!relay.empty()) {
     if (!network_allowed) {
       return Status(Code::kUnavailable, "the engine at " + relay +
@@ -104,7 +106,6 @@ Result<ShareSource> choose_source(const plan::Share& share, const Version& versi
     source.address.from_engine = true;
     return source;
   }
-  const bool here = share.host.empty() || share.host == host;
   const TransportChoice local = local_way(share);
   if (here && (wanted == TransportChoice::kAuto || wanted == local)) {
     source.transport = local;

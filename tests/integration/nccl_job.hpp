@@ -76,6 +76,14 @@ class NcclJob : public LocalJob {
   void add_engine(const SubscriberOptions& options) {
     engines.push_back(std::make_unique<Subscriber>(follow(options)));
   }
+  /// Engines that share a GPU.
+  void add_engines_on(int device, int count) {
+    for (int i = 0; i < count; ++i) {
+      SubscriberOptions options = engine_options(device);
+      options.name += "-" + std::to_string(i);
+      add_engine(options);
+    }
+  }
   void add_engines(int count) {
     for (int i = 0; i < count; ++i) {
       add_engine(engine_options(static_cast<int>(publishers.size()) + i));

@@ -12,8 +12,20 @@ TEST_F(NcclGpuTest, MemoryComesFromCudaWhereNcclRefuses) {
   nccl->fail("mem_alloc", Status(Code::kExhausted, "wanted"));
   auto gpu = NcclGpu::open(nccl, cuda, 0, options);
   ASSERT_TRUE(gpu);
-  EXPECT_EQ(nccl->held().memory, 1u);
-  EXPECT_EQ(cuda->held().allocations, 2u);
+  EXPECT_EQ(nccl->held().memory, 0u);
+  EXPECT_EQ(cuda->held().allocations, 1u);
+}
+
+TEST_F(NcclGpuTest, OnlyBucketsThatAreNotRegisteredAreForOtherProcesses) {
+  for (const bool registers : {false, true}) {
+    options.registers = registers;
+    cuda = std::make_shared<driver::FakeCuda>(driver::FakeOptions{.devices = 2});
+    nccl = std::make_shared<driver::FakeNccl>(cuda);
+    auto gpu = NcclGpu::open(nccl, cuda, 0, options);
+    ASSERT_TRUE(gpu);
+    EXPECT_EQ((*gpu)->ring().exported().is_ok(), !registers);
+    EXPECT_EQ(nccl->held().memory, registers ? 1u : 0u);
+  }
 }
 
 TEST_F(NcclGpuTest, OpeningFailsWholeWhereSomethingIsMissing) {

@@ -30,7 +30,7 @@ const std::map<std::string, Names> kRooms = {
     {"staging", {"base", "driver"}},
     {"protocol", {"base", "plan", "proto"}},
     {"keys", {"base"}},
-    {"transport", {"base", "driver", "codec", "staging", "keys", "proto"}},
+    {"transport", {"base", "driver", "plan", "codec", "staging", "keys", "proto"}},
     {"stream",
      {"base", "driver", "plan", "codec", "staging", "keys", "proto", "protocol", "transport"}},
     {"publisher",

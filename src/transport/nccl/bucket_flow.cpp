@@ -174,6 +174,7 @@ Result<bool> BucketFlow::complete(Clock::time_point now) {
       place.is_placing = true;
       return true;
     }
+    if (is_placed && !end_.is_let_go(step, now)) break;
     base::trace_span("wire", sends(step) ? "nccl send" : "nccl receive", places_[index].begun, now,
                      {.bucket = step.bucket, .bytes = static_cast<std::int64_t>(step.bytes)});
     end_.done(step);

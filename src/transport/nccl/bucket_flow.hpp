@@ -44,6 +44,12 @@ class BucketEnd {
   /// Nothing of NCCL is before them on the stream.
   virtual Status place(const FlowStep& step, std::span<const std::byte> buffer,
                        driver::Stream stream) = 0;
+  /// For a receiver: whether nobody else reads a buffer any more whose bytes are in their places. Asked
+  /// again at each poll until it is so; the buffer is kept that long.
+  virtual bool is_let_go(const FlowStep& step, Clock::time_point now) {
+    (void)step, (void)now;
+    return true;
+  }
   /// All of the step is over; called in the order of the steps.
   virtual void done(const FlowStep& step) = 0;
 };

@@ -50,7 +50,8 @@ Status NcclGpu::take() {
     if (Status s = event(events.placed); !s) return s;
   }
   auto ring =
-      BucketRing::make(nccl_, cuda_, device_, options_.bucket_bytes, options_.buckets);
+      BucketRing::make(nccl_, cuda_, device_, options_.bucket_bytes, options_.buckets,
+                       options_.registers);
   if (!ring) return ring.status();
   ring_ = std::move(*ring);
   return Status::ok();

@@ -65,6 +65,7 @@ class NcclGpu {
 
   driver::Nccl& nccl() const noexcept { return *nccl_; }
   driver::Cuda& cuda() const noexcept { return *cuda_; }
+  const std::shared_ptr<driver::Cuda>& shared_cuda() const noexcept { return cuda_; }
   int device() const noexcept { return device_; }
   const NcclOptions& options() const noexcept { return options_; }
   driver::Stream wire() const noexcept { return wire_; }  ///< one transfer after the other

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "plan/nccl_leaders.hpp"
+#include "staging/bucket_board.hpp"
+
 namespace weightcast::transport {
 
 using Kind = SessionAnswer::Kind;
@@ -50,9 +53,11 @@ Status SessionHost::check(const SessionAsk& ask) const {
                                 "GPU once; use cuda_ipc"};
   }
   for (const auto& [name, guest] : guests_) {
-    if (name != ask.name && !guest.is_done && guest.ask.device == ask.device) {
+    const bool shares = !ask.place.empty() && guest.ask.place == ask.place && !ask.board.empty() &&
+                        !guest.ask.board.empty();
+    if (name != ask.name && !guest.is_done && guest.ask.device == ask.device && !shares) {
       return {Code::kExists, "engine " + name + " is there by the same GPU as receiver " + ask.name +
-                                 ": read from it by cuda_ipc"};
+                                 ", which cannot get the bytes from it, and NCCL takes a GPU once"};
     }
   }
   return Status::ok();
@@ -68,7 +73,8 @@ SessionAnswer SessionHost::ask(const SessionAsk& ask, Clock::time_point now) {
   const bool is_anew = it != guests_.end() && it->second.ask.incarnation < ask.incarnation;
   const bool was_member = it != guests_.end() && it->second.in_session == session_;
   // Its former life took part: that session cannot come to its end.
-  if (is_anew && was_member && phase_ == Phase::kRunning) abort();
+  if (is_anew && was_member && phase_ == Phase::kRunning && is_ranked(ask.name)) abort();
+  if (is_anew) neighbours_.erase(ask.name);
   if (is_anew) it->second = Guest{{}, now, 0, next_turn_++, false};
   if (it == guests_.end()) it = guests_.emplace(ask.name, Guest{{}, now, 0, next_turn_++, false}).first;
   Guest& guest = it->second;
@@ -78,7 +84,12 @@ SessionAnswer SessionHost::ask(const SessionAsk& ask, Clock::time_point now) {
   guest.heard = now;
   if (guest.in_session == session_ && phase_ == Phase::kRunning) {
     if (ask.failed != session_) return go(ask.name);  // told again, where the answer was lost
-    abort();
+    if (is_ranked(ask.name)) {
+      abort();
+    } else {
+      neighbours_.erase(ask.name);
+      guest.in_session = 0;
+    }
   }
   gather(now);
   // It was the last one who was waited for, and no id has to be made.
@@ -90,9 +101,10 @@ void SessionHost::gone(const std::string& name, Clock::time_point now) {
   const auto it = guests_.find(name);
   if (it == guests_.end() || it->second.is_done) return;
   const bool was_member = it->second.in_session == session_;
-  const bool is_chosen = std::find(members_.begin(), members_.end(), name) != members_.end();
+  const bool is_chosen = is_ranked(name);
   guests_.erase(it);
-  if (phase_ == Phase::kRunning && was_member) {
+  neighbours_.erase(name);
+  if (phase_ == Phase::kRunning && was_member && is_chosen) {
     abort();
   } else if (phase_ == Phase::kMakingId && is_chosen) {
     phase_ = Phase::kIdle;  // the id comes too late
@@ -100,10 +112,35 @@ void SessionHost::gone(const std::string& name, Clock::time_point now) {
   gather(now);
 }
 
+bool SessionHost::is_ranked(const std::string& name) const {
+  return std::find(members_.begin(), members_.end(), name) != members_.end();
+}
+
 SessionAnswer SessionHost::go(const std::string& name) const {
-  const auto rank = std::find(members_.begin(), members_.end(), name) - members_.begin() + 1;
-  return {Kind::kGo, {}, session_, from_, keeps_, options_.blocks, id_, static_cast<int>(rank),
-          static_cast<int>(members_.size()) + 1, first_};
+  const auto neighbour = neighbours_.find(name);
+  const bool has_rank = neighbour == neighbours_.end();
+  const std::string& ranked = has_rank ? name : neighbour->second.leader;
+  const auto rank = std::find(members_.begin(), members_.end(), ranked) - members_.begin() + 1;
+  SessionAnswer answer{.kind = Kind::kGo,
+                       .status = {},
+                       .session = session_,
+                       .kept = from_,
+                       .keeps = keeps_,
+                       .blocks = options_.blocks,
+                       .id = id_,
+                       .rank = static_cast<int>(rank),
+                       .size = static_cast<int>(members_.size()) + 1,
+                       .first = first_};
+  if (has_rank) {
+    answer.neighbours = static_cast<std::uint32_t>(
+        std::count_if(neighbours_.begin(), neighbours_.end(),
+                      [&](const auto& it) { return it.second.leader == name; }));
+  } else {
+    answer.board = neighbour->second.board;
+    answer.leader_ask = neighbour->second.leader_ask;
+    answer.seat = neighbour->second.seat;
+  }
+  return answer;
 }
 
 /// Of those who ask, who is in no session now, in the order of asking.
@@ -144,8 +181,14 @@ void SessionHost::gather(Clock::time_point now) {
   if (options_.is_p2p) {
     // One alone needs nobody else.
     const auto it = std::find_if(here.begin(), here.end(), is_ready);
-    if (it != here.end()) begin({*it});
-    return;
+    if (it == here.end()) return;
+    // But who wants the same in the same place may have it from that one.
+    const std::string& place = guests_.at(*it).ask.place;
+    std::erase_if(here, [&, first = *it](const std::string& name) {
+      const bool joins = !place.empty() && guests_.at(name).ask.place == place && is_ready(name);
+      return name != first && !joins;
+    });
+    return begin(here);
   }
   const std::uint32_t expected = offer_->expected != 0 ? offer_->expected : options_.expected;
   const std::size_t most = expected != 0 ? expected : options_.most;
@@ -157,44 +200,66 @@ void SessionHost::gather(Clock::time_point now) {
 }
 
 void SessionHost::begin(const std::vector<std::string>& here) {
-  members_ = here;
+  seat(here);
   ++session_;
   is_of_offer_ = true;
-  use_or_drop_kept(here);
+  use_or_drop_kept();
   if (from_ != 0) return start();
   phase_ = Phase::kMakingId;
   actions_.push_back({.kind = Action::Kind::kMakeId, .session = session_});
 }
 
+/// Sets members_ and neighbours_. Who finds no seat waits for the next session.
+void SessionHost::seat(const std::vector<std::string>& here) {
+  members_.clear();
+  neighbours_.clear();
+  std::vector<plan::NcclCandidate> candidates;
+  for (const std::string& name : here) {
+    const SessionAsk& ask = guests_.at(name).ask;
+    const auto kept = kept_.find(ask.kept);
+    const bool is_joined =
+        kept != kept_.end() && std::find(kept->second.members.begin(), kept->second.members.end(),
+                                         name) != kept->second.members.end();
+    candidates.push_back({name, ask.board.empty() ? std::string() : ask.place, is_joined});
+  }
+  const auto seats = plan::choose_leaders(candidates, staging::kBoardSeats);
+  for (std::size_t i = 0; i < here.size(); ++i) {
+    if (seats[i].leader == i) {
+      members_.push_back(here[i]);
+    } else if (seats[i].leader != plan::kNoLeader) {
+      neighbours_[here[i]] = {here[seats[i].leader], seats[i].seat};
+    }
+  }
+}
+
 /// Sets from_, keeps_, and where a kept communicator is used, members_ in the order of its ranks.
-void SessionHost::use_or_drop_kept(const std::vector<std::string>& here) {
+void SessionHost::use_or_drop_kept() {
   from_ = 0;
-  const std::uint64_t candidate = guests_.at(here.front()).ask.kept;
+  const std::uint64_t candidate = guests_.at(members_.front()).ask.kept;
   const auto it = kept_.find(candidate);
   const auto has_it = [&](const std::string& name) {
-    const auto guest = guests_.find(name);
-    return std::find(here.begin(), here.end(), name) != here.end() &&
-           guest->second.ask.kept == candidate;
+    return is_ranked(name) && guests_.at(name).ask.kept == candidate;
   };
-  if (it != kept_.end() && it->second.members.size() == here.size() &&
+  if (it != kept_.end() && it->second.members.size() == members_.size() &&
       std::all_of(it->second.members.begin(), it->second.members.end(), has_it)) {
     from_ = candidate;
-    keeps_ = true;
     members_ = it->second.members;
-    return;
   }
   // A receiver keeps one of a source.
+  const auto takes_part = [&](const std::string& name) {
+    return is_ranked(name) || neighbours_.contains(name);
+  };
   for (auto one = kept_.begin(); one != kept_.end();) {
     const std::vector<std::string>& members = one->second.members;
-    const bool is_replaced = std::any_of(members.begin(), members.end(), [&](const auto& name) {
-      return std::find(here.begin(), here.end(), name) != here.end();
-    });
+    const bool is_replaced =
+        one->first != from_ && std::any_of(members.begin(), members.end(), takes_part);
     if (is_replaced) actions_.push_back({.kind = Action::Kind::kDrop, .session = one->first});
     one = is_replaced ? kept_.erase(one) : std::next(one);
   }
-  keeps_ = kept_.size() < options_.keep &&
-           std::all_of(here.begin(), here.end(),
-                       [&](const auto& name) { return guests_.at(name).ask.may_keep; });
+  keeps_ = from_ != 0 || (kept_.size() < options_.keep &&
+                          std::all_of(members_.begin(), members_.end(), [&](const auto& name) {
+                            return guests_.at(name).ask.may_keep;
+                          }));
 }
 
 /// Of receivers that have gone, or come another way.
@@ -229,14 +294,21 @@ void SessionHost::id_made(std::uint64_t session, const Result<driver::NcclUnique
 void SessionHost::start() {
   first_ = 0xffffffff;
   version_ = offer_->version.number;
-  for (const std::string& name : members_) {
-    Guest& guest = guests_.at(name);
+  const auto take_in = [&](Guest& guest) {
     guest.in_session = session_;
     first_ = std::min(first_, guest.ask.have);
+  };
+  for (const std::string& name : members_) take_in(guests_.at(name));
+  for (auto& [name, neighbour] : neighbours_) {
+    take_in(guests_.at(name));
+    const SessionAsk& leader = guests_.at(neighbour.leader).ask;
+    neighbour.board = leader.board;
+    neighbour.leader_ask = leader.incarnation;
   }
   phase_ = Phase::kRunning;
   actions_.push_back({Action::Kind::kStart, session_, from_, keeps_, id_,
-                      static_cast<int>(members_.size()) + 1, first_, members_});
+                      static_cast<int>(members_.size()) + 1, first_, members_,
+                      neighbours_.size()});
 }
 
 void SessionHost::flow_failing(std::uint64_t session) {
@@ -246,14 +318,16 @@ void SessionHost::flow_failing(std::uint64_t session) {
 void SessionHost::flow_ended(std::uint64_t session, const Status& status, Clock::time_point now) {
   if (session != session_ || (phase_ != Phase::kRunning && phase_ != Phase::kAborting)) return;
   phase_ = Phase::kIdle;
-  const std::vector<std::string> members = std::exchange(members_, {});
+  std::vector<std::string> members = std::exchange(members_, {});
   if (status && keeps_) {
     Kept& kept = kept_[from_ != 0 ? from_ : session];
     kept = {members, std::max(kept.version, version_)};
   } else if (from_ != 0) {
     kept_.erase(from_);
   }
+  const auto neighbours = std::exchange(neighbours_, {});
   if (!is_of_offer_) return gather(now);
+  for (const auto& [name, neighbour] : neighbours) members.push_back(name);
   for (const std::string& name : members) {
     const auto it = guests_.find(name);
     if (it == guests_.end() || it->second.in_session != session) continue;
@@ -314,6 +388,7 @@ void SessionGuest::answered(const SessionAnswer& answer, Clock::time_point now) 
                                          std::to_string(answer.size) + " from bucket " +
                                          std::to_string(answer.first)});
       }
+      if (!answer.board.empty() && ask_.place.empty()) return;  // to an ask from before
       go_ = answer;
       phase_ = Phase::kFlowing;
   }

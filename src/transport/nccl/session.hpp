@@ -14,6 +14,11 @@
 // has. Where exactly those ask who were in it, and all of them still have it, they go on in it. Else it
 // ends: the source drops it when it makes another one for somebody of it, receivers when they hear of
 // that one. To end it needs no word between them, because nothing is under way in it.
+//
+// Engines of one place, that can read each other's memory, need one rank between them: the leader's. The
+// others, its neighbours, take part in the session, but not in the communicator: what they lack counts
+// for the first bucket, and the buckets come to them from the leader (staging/bucket_board.hpp). One that
+// fails, or is put out, costs the session nothing and asks for the next.
 #pragma once
 
 #include <cstdint>
@@ -42,6 +47,8 @@ struct SessionAsk {
   bool is_ready = true;            ///< its aborts are over: it could go now
   std::uint64_t kept = 0;          ///< session of this source whose communicator it still has; 0: none
   bool may_keep = false;           ///< it has room to keep the one of the next session
+  std::string place{};  ///< with others of the same one it shares a rank; empty: with nobody
+  std::string board{};  ///< by which its neighbours get buckets from it; with a place only
 };
 
 struct SessionAnswer {
@@ -61,12 +68,16 @@ struct SessionAnswer {
   int rank = 0;               ///< the source is 0
   int size = 0;
   std::uint32_t first = 0;    ///< bucket to begin with
+  std::uint32_t neighbours = 0;    ///< that get their buckets from who is told this
+  std::string board{};             ///< it is one itself: where its leader's are; rank is the leader's
+  std::uint64_t leader_ask = 0;    ///< and that leader's incarnation
+  std::uint32_t seat = 0;          ///< on that board
 };
 
 struct SessionOptions {
   bool is_p2p = false;         ///< sessions of one receiver each, in the order of asking
   std::uint32_t expected = 0;  ///< receivers of a round; 0: not known, the window decides
-  std::uint32_t most = 64;     ///< receivers of a session
+  std::uint32_t most = 64;     ///< receivers of a session, neighbours among them
   Duration window = std::chrono::milliseconds(100);      ///< from the first ask, where not all have come
   Duration ask_every = std::chrono::milliseconds(10);    ///< a receiver that waits
   Duration silent = std::chrono::milliseconds(500);  ///< who has not asked for that long is gone; the
@@ -109,6 +120,7 @@ class SessionHost {
     int size = 0;
     std::uint32_t first = 0;
     std::vector<std::string> receivers{};  ///< rank 1 and on
+    std::size_t neighbours = 0;            ///< that get it from those
   };
 
   explicit SessionHost(const SessionOptions& options) : options_(options) {}
@@ -154,11 +166,19 @@ class SessionHost {
     std::vector<std::string> members;  ///< by rank - 1
     std::uint64_t version = 0;         ///< number of the newest one that came through it
   };
+  struct Neighbour {
+    std::string leader;
+    std::uint32_t seat = 0;
+    std::string board{};  ///< of the leader, and its incarnation, as the session began
+    std::uint64_t leader_ask = 0;
+  };
   Status check(const SessionAsk& ask) const;
   void gather(Clock::time_point now);
   void begin(const std::vector<std::string>& here);
   void start();
-  void use_or_drop_kept(const std::vector<std::string>& here);
+  void seat(const std::vector<std::string>& here);
+  bool is_ranked(const std::string& name) const;
+  void use_or_drop_kept();
   void drop_unused();
   void abort();
   void forget_silent(Clock::time_point now);
@@ -175,7 +195,8 @@ class SessionHost {
   std::uint64_t from_ = 0;              ///< the session goes on in the communicator of that one
   bool keeps_ = false;                  ///< that communicator will be kept
   std::uint64_t version_ = 0;           ///< number of what the session brings
-  std::vector<std::string> members_;  ///< of the session, by rank - 1
+  std::vector<std::string> members_;  ///< of the session's communicator, by rank - 1
+  std::map<std::string, Neighbour> neighbours_;  ///< of the session
   std::uint32_t first_ = 0;
   Clock::time_point gathering_since_{};
   std::uint64_t next_turn_ = 1;
@@ -206,6 +227,8 @@ class SessionGuest {
   void rested(Clock::time_point now);
   /// Its communicator of before is gone.
   void kept_lost() { ask_.kept = 0; }
+  /// It cannot read others' memory: from here on it asks for a rank of its own.
+  void share_with_nobody() { ask_.place.clear(); }
   void tick(Clock::time_point now);
 
   Phase phase() const noexcept { return phase_; }

@@ -5,10 +5,13 @@
 #include <utility>
 
 #include "proto/data.pb.h"
+#include "staging/bucket_board.hpp"
 #include "transport/bucket_runs.hpp"
 
 namespace weightcast::transport {
 namespace {
+
+using staging::kBoardSeats;
 
 constexpr std::size_t kMaxTextBytes = 1024;
 constexpr std::uint32_t kMostBlocks = 64;  ///< as NCCL has it
@@ -71,6 +74,12 @@ Status read(const data::SessionAsk& in, const SegmentAddress& segment, SessionAs
   out.is_ready = in.is_ready();
   out.kept = in.kept();
   out.may_keep = in.may_keep();
+  if ((!in.place().empty() && !is_name(in.place())) || (!in.board().empty() && !is_name(in.board()))) {
+    return invalid("expected names of at most " + std::to_string(kMaxNameBytes) +
+                   " characters of a place and a board in an ask for a session");
+  }
+  out.place = in.place();
+  out.board = in.board();
   return Status::ok();
 }
 
@@ -99,6 +108,16 @@ Status read(const data::SessionAnswer& in, SessionAnswer& out) {
   out.rank = static_cast<int>(in.rank());
   out.size = static_cast<int>(in.size());
   out.first = in.first();
+  if ((!in.board().empty() && !is_name(in.board())) || in.neighbours() > kBoardSeats ||
+      in.seat() >= kBoardSeats) {
+    return invalid("expected a board's name, a seat below " + std::to_string(kBoardSeats) +
+                   " and at most as many neighbours, got " + std::to_string(in.seat()) + " and " +
+                   std::to_string(in.neighbours()));
+  }
+  out.neighbours = in.neighbours();
+  out.board = in.board();
+  out.leader_ask = in.leader_ask();
+  out.seat = in.seat();
   return Status::ok();
 }
 
@@ -158,6 +177,8 @@ std::string encode(const DataRequest& request) {
     ask.set_is_ready(request.session.is_ready);
     ask.set_kept(request.session.kept);
     ask.set_may_keep(request.session.may_keep);
+    ask.set_place(request.session.place);
+    ask.set_board(request.session.board);
   }
   return out.SerializeAsString();
 }
@@ -186,6 +207,10 @@ std::string encode(const DataReply& reply) {
       answer.set_rank(static_cast<std::uint32_t>(reply.session->rank));
       answer.set_size(static_cast<std::uint32_t>(reply.session->size));
       answer.set_first(reply.session->first);
+      answer.set_neighbours(reply.session->neighbours);
+      answer.set_board(reply.session->board);
+      answer.set_leader_ask(reply.session->leader_ask);
+      answer.set_seat(reply.session->seat);
     }
   }
   return out.SerializeAsString();
