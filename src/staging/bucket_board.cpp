@@ -40,6 +40,7 @@ struct BoardPage {
   Word format;
   Word ticket;  ///< rises with each open() and each close(): odd while a flow is open
   Word ask, session, first, seats;
+  Word last_ask, last_session;  ///< that was closed last
   std::array<Word, kHandleWords> memory;
   Word bucket_bytes, buckets;
   Word whole;
@@ -139,7 +140,11 @@ std::uint32_t BucketBoard::put_out_behind(std::uint32_t bucket) noexcept {
 
 void BucketBoard::close() noexcept {
   seats_ = 0;
-  if (page_->ticket.load(kGet) % 2 == 1) page_->ticket.fetch_add(1, std::memory_order_acq_rel);
+  if (page_->ticket.load(kGet) % 2 == 0) return;
+  // In this order: who sees the ask sees its session.
+  page_->last_session.store(page_->session.load(kGet), kPut);
+  page_->last_ask.store(page_->ask.load(kGet), kPut);
+  page_->ticket.fetch_add(1, std::memory_order_acq_rel);
 }
 
 BoardSeat::BoardSeat(ShmObject object, ShmRegion region, const BoardFlow& flow, std::uint32_t seat)
@@ -195,6 +200,13 @@ bool BoardSeat::enter(std::uint64_t ticket) noexcept {
   return ring_.bucket_bytes != 0 && ring_.buckets != 0 && seat_ < seats;
 }
 
+/// Flows come in the order of their asks, and those of one ask in that of their sessions.
+bool BoardSeat::is_past() const noexcept {
+  const std::uint64_t last_ask = page_->last_ask.load(kGet);
+  const std::uint64_t last_session = page_->last_session.load(kGet);
+  return last_ask > flow_.ask || (last_ask == flow_.ask && last_session >= flow_.session);
+}
+
 bool BoardSeat::is_mine() const noexcept {
   return page_->ticket.load(kGet) == ticket_ &&
          page_->seat[seat_].is_out.load(std::memory_order_seq_cst) == 0;
@@ -209,7 +221,11 @@ BoardSeat::State BoardSeat::look() noexcept {
   }
   if (ticket_ == 0) {
     const std::uint64_t ticket = page_->ticket.load(kGet);
-    if (ticket % 2 == 0 || !enter(ticket)) return State::kEarly;
+    if (ticket % 2 == 0 || !enter(ticket)) {
+      if (!is_past()) return State::kEarly;
+      why_ = "the leader had ended the transfer before";
+      return State::kOver;
+    }
     ticket_ = ticket;
   }
   if (is_mine()) return State::kOpen;

@@ -32,8 +32,8 @@ struct BoardRing {
 
 /// Buckets on their way through a ring: bucket `first` into its beginning, and round.
 struct BoardFlow {
-  std::uint64_t ask = 0;      ///< the leader's incarnation in its ask for the session
-  std::uint64_t session = 0;  ///< of the source
+  std::uint64_t ask = 0;      ///< the leader's incarnation in its ask for the session; rises
+  std::uint64_t session = 0;  ///< of the source; rises within an ask
   std::uint32_t first = 0;
   std::uint32_t seats = 0;    ///< neighbours, at most kBoardSeats
   bool operator==(const BoardFlow&) const = default;
@@ -110,6 +110,7 @@ class BoardSeat {
  private:
   BoardSeat(ShmObject object, ShmRegion region, const BoardFlow& flow, std::uint32_t seat);
   bool enter(std::uint64_t ticket) noexcept;
+  bool is_past() const noexcept;
   bool is_mine() const noexcept;
 
   ShmObject object_;

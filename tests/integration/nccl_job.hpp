@@ -20,9 +20,10 @@ namespace weightcast::test {
 
 class NcclJob : public LocalJob {
  protected:
-  void open_devices(int count) {
-    cuda = std::make_shared<driver::FakeCuda>(
-        driver::FakeOptions{.devices = count, .threaded = true});
+  /// @param shares whether engines can open each other's memory
+  void open_devices(int count, bool shares = true) {
+    cuda = std::make_shared<driver::FakeCuda>(driver::FakeOptions{
+        .devices = count, .threaded = true, .opens_own_memory = shares});
     if (!nccl) nccl = std::make_shared<driver::FakeNccl>(cuda);
     driver::set_cuda(cuda);
     driver::set_nccl(nccl);

@@ -264,26 +264,6 @@ TEST_F(NcclJobFaults, WhatIsSpoiledOnTheWayIsNotServed) {
   bring();
 }
 
-TEST_F(NcclJobFaults, OfTwoEnginesOnOneGpuTheOtherTakesAnotherTransport) {
-  open_devices(2);
-  train(1, Mode::kBroadcast, Staging::kHost);
-  add_engine(engine_options(1));
-  SubscriberOptions other = engine_options(1);
-  other.name = "another";
-  add_engine(other);
-  // Where they ask one after the other, each may have had a session of its own.
-  bool is_seen = false;
-  for (int i = 0; i < 50 && !is_seen; ++i) {
-    bring();
-    for (std::size_t engine : {0, 1}) {
-      const bool is_sent_away = has(engines[engine]->status().transport_reason, "by the same GPU");
-      EXPECT_FALSE(is_sent_away && is_over_nccl(engine));
-      is_seen = is_seen || is_sent_away;
-    }
-  }
-  EXPECT_TRUE(is_seen) << engines[0]->status().transport_reason;
-}
-
 TEST_F(NcclJobFaults, ALayoutOfSlicesComesAnotherWayAndSaysWhy) {
   open_devices(2);
   train(1, Mode::kBroadcast, Staging::kHost);

@@ -57,7 +57,7 @@ TEST(DataWireTest, AReplyComesBackAsItWas) {
 DataRequest some_session_request() {
   DataRequest request{.id = 9, .kind = RequestKind::kSession, .segment = some_request().segment};
   request.session = {"engine1", 3,  request.segment.version, request.segment.generation,
-                     77,        "GPU-7", 22809, 12, 4, false, 3, true};
+                     77,        "GPU-7", 22809, 12, 4, false, 3, true, "host a", "board"};
   return request;
 }
 
@@ -81,10 +81,12 @@ TEST(DataWireTest, AnAskForASessionComesBackAsItWas) {
   EXPECT_FALSE(ask.is_ready);
   EXPECT_EQ(ask.kept, 3U);
   EXPECT_TRUE(ask.may_keep);
+  EXPECT_EQ(ask.place, "host a");
+  EXPECT_EQ(ask.board, "board");
 }
 
 TEST(DataWireTest, AnAnswerAboutASessionComesBackAsItWas) {
-  SessionAnswer go{SessionAnswer::Kind::kGo, {}, 6, 4, true, 8, {}, 2, 5, 11};
+  SessionAnswer go{SessionAnswer::Kind::kGo, {}, 6, 4, true, 8, {}, 2, 5, 11, 3, "board", 99, 2};
   go.id.bytes.fill(std::byte{9});
   const auto got = decode_reply(bytes_of(encode({.id = 7, .status = {}, .session = go})));
   ASSERT_TRUE(got.is_ok()) << got.status().to_string();
@@ -98,6 +100,10 @@ TEST(DataWireTest, AnAnswerAboutASessionComesBackAsItWas) {
   EXPECT_EQ(got->session->rank, 2);
   EXPECT_EQ(got->session->size, 5);
   EXPECT_EQ(got->session->first, 11U);
+  EXPECT_EQ(got->session->neighbours, 3U);
+  EXPECT_EQ(got->session->board, "board");
+  EXPECT_EQ(got->session->leader_ask, 99U);
+  EXPECT_EQ(got->session->seat, 2U);
 
   const Status why(Code::kMismatch, "other buckets");
   SessionAnswer refusal;
@@ -119,6 +125,8 @@ TEST(DataWireTest, SessionsThatMakeNoSenseAreRefused) {
   EXPECT_EQ(ask_code([](SessionAsk& ask) { ask.name.clear(); }), Code::kInvalid);
   EXPECT_EQ(ask_code([](SessionAsk& ask) { ask.name = std::string(256, 'x'); }), Code::kInvalid);
   EXPECT_EQ(ask_code([](SessionAsk& ask) { ask.device = "GPU\n7"; }), Code::kInvalid);
+  EXPECT_EQ(ask_code([](SessionAsk& ask) { ask.place = std::string(256, 'x'); }), Code::kInvalid);
+  EXPECT_EQ(ask_code([](SessionAsk& ask) { ask.board = "a\nb"; }), Code::kInvalid);
   const auto answer_code = [](auto&& spoil) {
     data::Reply reply;
     reply.set_format(kDataFormat);
@@ -135,6 +143,9 @@ TEST(DataWireTest, SessionsThatMakeNoSenseAreRefused) {
   EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_id("short"); }), Code::kInvalid);
   EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_rank(2); }), Code::kInvalid);
   EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_blocks(65); }), Code::kInvalid);
+  EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_board("a\nb"); }), Code::kInvalid);
+  EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_neighbours(64); }), Code::kInvalid);
+  EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_seat(63); }), Code::kInvalid);
   EXPECT_EQ(answer_code([](data::SessionAnswer& a) { a.set_size(1u << 30); }), Code::kInvalid);
 }
 

@@ -2,6 +2,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 
 #include "unit/nccl_session_fixture.hpp"
 
@@ -16,7 +17,8 @@ constexpr std::uint64_t kVersions = 5;
 
 /// A source and receivers over a network that loses and delays, flows that fail where a member dies or
 /// does not come, aborts that take a while, and communicators that are kept between versions and end
-/// on one side or the other.
+/// on one side or the other. Some share places: a leader hands on what comes to its neighbours, and puts
+/// out one that is late.
 class Simulation {
  public:
   explicit Simulation(std::uint64_t seed) : random_(seed) {
@@ -29,6 +31,7 @@ class Simulation {
     host_ = std::make_unique<SessionHost>(options_);
     for (int i = 0; i < count; ++i) {
       Guest guest;
+      if (chance(0.6)) guest.place = "place" + std::to_string(below(3));
       if (chance(0.25)) guest.dies_at = now_ + std::chrono::milliseconds(below(3000));
       guests_.push_back(std::move(guest));
     }
@@ -47,6 +50,9 @@ class Simulation {
   /// Sessions that went on in a communicator of before.
   std::size_t reused() const { return reused_; }
   std::size_t sessions() const { return sessions_; }
+  /// Times that an engine got a version's last buckets from its leader.
+  std::size_t handed_on() const { return handed_on_; }
+  std::size_t put_out() const { return put_out_; }
   std::size_t deaths() const {
     return static_cast<std::size_t>(std::count_if(guests_.begin(), guests_.end(),
                                                   [](const Guest& g) { return g.is_dead; }));
@@ -62,6 +68,8 @@ class Simulation {
     std::uint32_t have = 0;
     std::uint64_t in_flow = 0;
     std::uint64_t kept = 0;  ///< session whose communicator it has
+    std::string place;
+    std::optional<std::size_t> leader;  ///< it is in the flow as that one's neighbour
     Clock::time_point since{};
     Clock::time_point rests_until = Clock::time_point::max();
   };
@@ -84,6 +92,8 @@ class Simulation {
       if (chance(0.05)) guest.kept = 0;  // NCCL saw an error, or it began a new life
       SessionAsk ask = ask_of(static_cast<int>(i), version);
       ask.incarnation = version;
+      ask.place = guest.place;
+      if (!guest.place.empty()) ask.board = ask.name;
       ask.kept = guest.kept;
       ask.may_keep = !chance(0.05);
       ask.is_ready = guest.rests_until == Clock::time_point::max();
@@ -142,11 +152,17 @@ class Simulation {
           const SessionAnswer& go = guest.machine->go();
           guest.in_flow = go.session;
           guest.since = now_;
-          if (go.kept != 0 && go.kept != guest.kept) fail(guest);
+          if (!go.board.empty()) {
+            come_to_leader(guest, go);
+          } else if (go.kept != 0 && go.kept != guest.kept) {
+            fail(guest);
+          }
         }
       }
+      if (guest.leader && guest.in_flow != 0) look_at_leader(guest);
       // It came too late: nobody is in that communicator, or the others wait for somebody.
-      if (guest.in_flow != 0 && now_ - guest.since > kJoin && !is_running(guest.in_flow)) {
+      const bool is_ranked = guest.in_flow != 0 && !guest.leader;
+      if (is_ranked && now_ - guest.since > kJoin && !is_running(guest.in_flow)) {
         fail(guest);
       }
     }
@@ -158,10 +174,31 @@ class Simulation {
   bool is_running(std::uint64_t session) const {
     return flow_ && !host_rests_until_ && flow_->session == session && flow_->next > 0;
   }
+  /// Its ring has four buckets: it has waited for this one, or put it out.
+  void come_to_leader(Guest& guest, const SessionAnswer& go) {
+    guest.leader = static_cast<std::size_t>(std::stoi(go.board.substr(6)));
+    guest.kept = 0;
+    EXPECT_EQ(guests_[*guest.leader].place, guest.place);
+    EXPECT_LE(go.first, guest.have) << "a bucket is left out";
+    if (flow_ && flow_->session == go.session && flow_->next > go.first + 4) {
+      ++put_out_;
+      fail(guest);
+    }
+  }
+  void look_at_leader(Guest& guest) {
+    const bool is_led = flow_ && flow_->session == guest.in_flow && !flow_->is_failed &&
+                        !host_rests_until_ && !guests_[*guest.leader].is_dead;
+    const bool is_put_out = chance(0.001);
+    put_out_ += is_put_out ? 1 : 0;
+    if (!is_led || is_put_out) return fail(guest);
+    guest.have = std::max(guest.have, flow_->next);
+  }
   void fail(Guest& guest) {
     guest.in_flow = 0;
     guest.kept = 0;
-    guest.rests_until = now_ + std::chrono::milliseconds(below(1700));
+    guest.rests_until =
+        now_ + (guest.leader ? std::chrono::milliseconds(1) : std::chrono::milliseconds(below(1700)));
+    guest.leader.reset();
     guest.machine->flow_ended({Code::kUnavailable, "a member is gone"}, guest.have, now_);
   }
 
@@ -181,9 +218,12 @@ class Simulation {
           EXPECT_EQ(communicators_.at(action.kept), action.receivers) << "ranks have changed";
           communicators_.erase(action.kept);
         }
+        std::set<std::string> places;
         for (const std::string& name : action.receivers) {
           flow.members.push_back(static_cast<std::size_t>(std::stoi(name.substr(6))));
           EXPECT_LE(action.first, guests_[flow.members.back()].have) << "a bucket is left out";
+          const std::string& place = guests_[flow.members.back()].place;
+          EXPECT_TRUE(place.empty() || places.insert(place).second) << "two ranks of " << place;
         }
         flow_ = std::move(flow);
         return;
@@ -244,6 +284,14 @@ class Simulation {
       guests_[i].kept = keep;
       guests_[i].machine->flow_ended({}, kBuckets, now_);
     }
+    for (Guest& guest : guests_) {
+      if (guest.is_dead || !guest.leader || guest.in_flow != session) continue;
+      ++handed_on_;
+      guest.have = kBuckets;
+      guest.in_flow = 0;
+      guest.leader.reset();
+      guest.machine->flow_ended({}, kBuckets, now_);
+    }
     flow_.reset();
     host_->flow_ended(session, {}, now_);
   }
@@ -260,6 +308,8 @@ class Simulation {
   std::size_t whole_versions_ = 0;
   std::size_t reused_ = 0;
   std::size_t sessions_ = 0;
+  std::size_t handed_on_ = 0;
+  std::size_t put_out_ = 0;
 };
 
 TEST(SessionSimulationTest, WhoLivesEndsWhateverIsLostAndWhoeverDies) {
@@ -268,6 +318,8 @@ TEST(SessionSimulationTest, WhoLivesEndsWhateverIsLostAndWhoeverDies) {
   std::size_t deaths = 0;
   std::size_t sessions = 0;
   std::size_t reused = 0;
+  std::size_t handed_on = 0;
+  std::size_t put_out = 0;
   for (std::uint64_t i = 0; i < 400; ++i) {
     SCOPED_TRACE("seed " + std::to_string(base + i));
     Simulation simulation(base + i);
@@ -277,10 +329,14 @@ TEST(SessionSimulationTest, WhoLivesEndsWhateverIsLostAndWhoeverDies) {
     deaths += simulation.deaths();
     sessions += simulation.sessions();
     reused += simulation.reused();
+    handed_on += simulation.handed_on();
+    put_out += simulation.put_out();
   }
   EXPECT_GT(deaths, 10u);
   EXPECT_GT(whole, 350u * kVersions) << "others than the dead were sent to another transport";
   EXPECT_GT(reused, sessions / 8) << "of " << sessions;
+  EXPECT_GT(handed_on, 200u);
+  EXPECT_GT(put_out, 20u);
 }
 
 }  // namespace

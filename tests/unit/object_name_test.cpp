@@ -23,7 +23,17 @@ TEST(ObjectName, SlotAndAnchorAreReadBackAsWritten) {
   EXPECT_EQ(slot->slot, 7U);
   ASSERT_TRUE(anchor.has_value());
   EXPECT_FALSE(anchor->slot.has_value());
+  EXPECT_FALSE(anchor->is_board);
   EXPECT_EQ(prefix_of(slot_name(prefix, 7)), prefix);
+}
+
+TEST(ObjectName, ABoardIsReadBackAsWritten) {
+  const auto board = parse_object_name(board_name(owner_prefix(kOwner)));
+
+  ASSERT_TRUE(board.has_value());
+  EXPECT_TRUE(board->is_board);
+  EXPECT_FALSE(board->slot.has_value());
+  EXPECT_EQ(board->owner.run, kOwner.run);
 }
 
 TEST(ObjectName, TheLongestNameFitsIntoAFileName) {
@@ -47,6 +57,7 @@ TEST(ObjectName, NothingButTheExactFormIsAccepted) {
            "weightcast.0.j.p.5-6.r0.1.s1024",
            "weightcast.0.j.p.5-6.r0.1.s0.x",
            "weightcast.0.j.p.5-6.r0.1.anchors",
+           "weightcast.0.j.p.5-6.r0.1.boards",
            "weightcast.0.j.p.5-6.r0.1.s0 ",
            "Weightcast.0.j.p.5-6.r0.1.s0",
            "weightcast..j.p.5-6.r0.1.s0",

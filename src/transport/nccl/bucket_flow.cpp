@@ -17,7 +17,7 @@ BucketFlow::BucketFlow(NcclGpu& gpu, std::vector<std::string> groups, std::vecto
       groups_(std::move(groups)),
       steps_(std::move(steps)),
       end_(end),
-      places_(gpu.ring().count()),
+      begun_(gpu.ring().count()),
       heard_(now),
       looked_(now) {
   set_resting(false);
@@ -90,16 +90,15 @@ Status BucketFlow::go_on(Clock::time_point now) {
 
 /// Gives buffers to the next steps.
 Status BucketFlow::load() {
-  for (; loaded_ < steps_.size() && loaded_ - done_ < places_.size(); ++loaded_) {
+  for (; loaded_ < steps_.size() && loaded_ - done_ < begun_.size(); ++loaded_) {
     const FlowStep& step = steps_[loaded_];
-    const std::size_t index = loaded_ % places_.size();
+    const std::size_t index = loaded_ % begun_.size();
     std::byte* const buffer = gpu_.ring().at(index);
     if (step.bytes == 0 || step.bytes > gpu_.ring().bucket_bytes() || step.group >= groups_.size()) {
       return {Code::kInvalid, "expected buckets of 1 to " +
                                   std::to_string(gpu_.ring().bucket_bytes()) +
                                   " bytes in a known group, got " + std::to_string(step.bytes)};
     }
-    places_[index] = {};
     if (!sends(step)) continue;
     if (Status s = end_.load(step, buffer, gpu_.copy()); !s) return s;
     const driver::Event loaded = gpu_.events(index).loaded;
@@ -114,15 +113,14 @@ Result<bool> BucketFlow::issue(Clock::time_point now) {
   bool happened = false;
   if (wired_ < issued_) {
     if (communicator(steps_[wired_])->handle() == nullptr) return false;  // still being taken over
-    const driver::Event wired = gpu_.events(wired_ % places_.size()).wired;
+    const driver::Event wired = gpu_.events(wired_ % begun_.size()).wired;
     if (Status s = gpu_.cuda().record(gpu_.device(), wired, gpu_.wire()); !s) return s;
     ++wired_;
     happened = true;
   }
   if (issued_ == loaded_) return happened;
   const FlowStep& step = steps_[issued_];
-  const std::size_t index = issued_ % places_.size();
-  Place& place = places_[index];
+  const std::size_t index = issued_ % begun_.size();
   Communicator& through = *communicator(step);
   const driver::NcclComm comm = through.handle();
   if (comm == nullptr) return happened;
@@ -147,7 +145,7 @@ Result<bool> BucketFlow::issue(Clock::time_point now) {
       break;
   }
   if (Status s = through.note(call); !s) return s;
-  place.begun = now;
+  begun_[index] = now;
   ++issued_;
   return true;
 }
@@ -157,25 +155,32 @@ Result<bool> BucketFlow::issue(Clock::time_point now) {
 /// takes too long included.
 /// @return whether something happened
 Result<bool> BucketFlow::complete(Clock::time_point now) {
+  const auto receives = [](const FlowStep& step) {
+    return step.kind == Kind::kBroadcastTo || step.kind == Kind::kReceive;
+  };
   bool some = false;
-  for (; done_ < wired_; ++done_) {
-    const FlowStep& step = steps_[done_];
-    const std::size_t index = done_ % places_.size();
-    const NcclGpu::Events& events = gpu_.events(index);
-    Place& place = places_[index];
-    auto over = gpu_.cuda().done(gpu_.device(), place.is_placing ? events.placed : events.wired);
+  for (; placed_ < wired_; ++placed_) {
+    const FlowStep& step = steps_[placed_];
+    const std::size_t index = placed_ % begun_.size();
+    auto over = gpu_.cuda().done(gpu_.device(), gpu_.events(index).wired);
     if (!over) return over;
     if (!*over) break;
-    const bool is_placed = step.kind == Kind::kBroadcastTo || step.kind == Kind::kReceive;
-    if (is_placed && !place.is_placing) {
-      const std::span<const std::byte> bytes(gpu_.ring().at(index), step.bytes);
-      if (Status s = end_.place(step, bytes, gpu_.copy()); !s) return s;
-      if (Status s = gpu_.cuda().record(gpu_.device(), events.placed, gpu_.copy()); !s) return s;
-      place.is_placing = true;
-      return true;
+    some = true;
+    if (!receives(step)) continue;
+    const std::span<const std::byte> bytes(gpu_.ring().at(index), step.bytes);
+    if (Status s = end_.place(step, bytes, gpu_.copy()); !s) return s;
+    const driver::Event placed = gpu_.events(index).placed;
+    if (Status s = gpu_.cuda().record(gpu_.device(), placed, gpu_.copy()); !s) return s;
+  }
+  for (; done_ < placed_; ++done_) {
+    const FlowStep& step = steps_[done_];
+    const std::size_t index = done_ % begun_.size();
+    if (receives(step)) {
+      auto over = gpu_.cuda().done(gpu_.device(), gpu_.events(index).placed);
+      if (!over) return over;
+      if (!*over || !end_.is_let_go(step, now)) break;
     }
-    if (is_placed && !end_.is_let_go(step, now)) break;
-    base::trace_span("wire", sends(step) ? "nccl send" : "nccl receive", places_[index].begun, now,
+    base::trace_span("wire", sends(step) ? "nccl send" : "nccl receive", begun_[index], now,
                      {.bucket = step.bucket, .bytes = static_cast<std::int64_t>(step.bytes)});
     end_.done(step);
     heard_ = now;

@@ -81,10 +81,6 @@ class BucketFlow {
   std::size_t done() const noexcept { return done_; }
 
  private:
-  struct Place {  // a buffer of the ring, while a step has it
-    bool is_placing = false;  ///< its bytes are here, and on the way to their place
-    Clock::time_point begun{};
-  };
   static bool sends(const FlowStep& step) noexcept;
 
   void set_resting(bool resting);
@@ -98,10 +94,11 @@ class BucketFlow {
   const std::vector<std::string> groups_;
   const std::vector<FlowStep> steps_;
   BucketEnd& end_;
-  std::vector<Place> places_;
+  std::vector<Clock::time_point> begun_;  ///< by buffer: when its operation was called for
   std::size_t loaded_ = 0;  ///< steps that have their buffer
   std::size_t issued_ = 0;  ///< steps whose operation has been called for
   std::size_t wired_ = 0;   ///< steps that NCCL has taken over: their operation is on the stream
+  std::size_t placed_ = 0;  ///< steps whose bytes are here, and on the way to their places
   std::size_t done_ = 0;
   Clock::time_point heard_;   ///< when a step was last over
   Clock::time_point looked_;  ///< the last poll

@@ -9,6 +9,14 @@ namespace weightcast::transport {
 
 using staging::BoardSeat;
 
+namespace {
+
+/// Of a ring that a board may speak of.
+constexpr std::uint32_t kMostBuckets = 1024;
+constexpr std::uint64_t kMostBucketBytes = std::uint64_t{1} << 32;
+
+}  // namespace
+
 NeighbourFlow::NeighbourFlow(NcclGpu& gpu, std::string board, const staging::BoardFlow& flow,
                              std::uint32_t seat, std::vector<FlowStep> steps, BucketEnd& end,
                              Clock::time_point now)
@@ -68,7 +76,8 @@ Status NeighbourFlow::come_in() {
       std::max_element(steps_.begin(), steps_.end(), [](const FlowStep& a, const FlowStep& b) {
         return a.bytes < b.bytes;
       })->bytes;
-  if (seat_->first() != flow_.first || ring.bucket_bytes < largest || ring.buckets > 1024) {
+  if (seat_->first() != flow_.first || ring.bucket_bytes < largest ||
+      ring.bucket_bytes > kMostBucketBytes || ring.buckets > kMostBuckets) {
     return {Code::kMismatch, "expected buckets of at least " + std::to_string(largest) +
                                  " bytes from number " + std::to_string(flow_.first) +
                                  " on, the leader has " + std::to_string(ring.buckets) + " of " +

@@ -75,10 +75,18 @@ SessionAnswer SessionHost::ask(const SessionAsk& ask, Clock::time_point now) {
   // Its former life took part: that session cannot come to its end.
   if (is_anew && was_member && phase_ == Phase::kRunning && is_ranked(ask.name)) abort();
   if (is_anew) neighbours_.erase(ask.name);
-  if (is_anew) it->second = Guest{{}, now, 0, next_turn_++, false};
-  if (it == guests_.end()) it = guests_.emplace(ask.name, Guest{{}, now, 0, next_turn_++, false}).first;
+  if (is_anew || it == guests_.end()) {
+    Guest fresh;
+    fresh.heard = now;
+    fresh.turn = next_turn_++;
+    it = guests_.insert_or_assign(ask.name, std::move(fresh)).first;
+  }
   Guest& guest = it->second;
-  if (guest.is_done && ask.failed < guest.in_session) return {};
+  if (guest.is_done && ask.failed < guest.in_session) {
+    // A neighbour may never have heard that it was to go; nothing is under way for that long.
+    const bool has_missed_it = guest.was_neighbour && now - guest.done_at > options_.silent;
+    if (!has_missed_it) return {};
+  }
   guest.is_done = false;
   guest.ask = ask;
   guest.heard = now;
@@ -333,6 +341,8 @@ void SessionHost::flow_ended(std::uint64_t session, const Status& status, Clock:
     if (it == guests_.end() || it->second.in_session != session) continue;
     if (status && it->second.ask.failed != session) {
       it->second.is_done = true;
+      it->second.was_neighbour = neighbours.contains(name);
+      it->second.done_at = now;
     } else if (it->second.ask.failed == session) {
       it->second.in_session = 0;
     } else {

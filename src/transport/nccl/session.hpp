@@ -161,6 +161,8 @@ class SessionHost {
     std::uint64_t turn = 0;        ///< order of asking
     bool is_done = false;          ///< the session that it went to ended well; what it asked before
                                    ///< may still come
+    bool was_neighbour = false;    ///< of that session, which may have ended well without it
+    Clock::time_point done_at{};
   };
   struct Kept {
     std::vector<std::string> members;  ///< by rank - 1
