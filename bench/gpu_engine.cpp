@@ -199,6 +199,7 @@ class Engine {
           {"activation", word_of(kActivations, seen.activation)},
           {"activation_reason", seen.activation_reason},
           {"transport", seen.transport},
+          {"transport_reason", seen.transport_reason},
           {"applied", seen.applied},
           {"failed", seen.failed},
           {"last_failure", seen.last_failure},

@@ -14,17 +14,19 @@ SHORT = 100  # versions of a check that is not the long one
 STORM = 200
 DEADLINE_S = 15  # by which survivors are on a next version: an attempt's 10 s, and time to take it in
 ACTIVATIONS = ("flip", "staged", "serial", "flip")
+LED = "out of the ring of another engine"
 STAGING = {"shm": "host", "cuda_ipc": "device", "nccl": "device"}
 
 
 class Scene:
-    """Trainer ranks and engines on one device, or engines on the other devices, with hashes said on both sides."""
+    """Trainer ranks and engines on one device, or engines on the other devices, with hashes said on both sides.
+    `gathered`: the engines are on one device, where NCCL takes one of them."""
 
-    def __init__(self, run, transport, mode="broadcast", ranks=1, engines=1, size=CHECK_BYTES, activations=ACTIVATIONS, spread=False):
+    def __init__(self, run, transport, mode="broadcast", ranks=1, engines=1, size=CHECK_BYTES, activations=ACTIVATIONS, spread=False, gathered=False):
         self.run, self.transport, self.mode, self.ranks, self.size = run, transport, mode, ranks, size
         self.activations = activations[:engines]
-        self.spread = spread
-        self.job = Job(run.kit, nccl_hosts=transport == "nccl" and not spread)
+        self.spread, self.gathered = spread, gathered
+        self.job = Job(run.kit, nccl_hosts=transport == "nccl" and not spread, gathered=gathered)
         self.seed = 0
 
     def __enter__(self):
@@ -33,7 +35,7 @@ class Scene:
             self.start_trainers()
             self.engines = [
                 self.job.engine(
-                    i, "--device", i + 1 if self.spread else 0, "--transport", self.transport, "--activation", activation, "--ranks", self.ranks
+                    i, "--device", self.device_of(i), "--transport", self.transport, "--activation", activation, "--ranks", self.ranks
                 )
                 for i, activation in enumerate(self.activations)
             ]
@@ -47,6 +49,9 @@ class Scene:
 
     def __exit__(self, *error):
         self.job.__exit__(*error)
+
+    def device_of(self, engine):
+        return 0 if not self.spread else 1 if self.gathered else engine + 1
 
     def start_trainers(self):
         self.seed += 1
@@ -89,10 +94,13 @@ class Scene:
         """What the engines say of themselves; that they took what was asked for, and nothing else, is checked."""
         states = [engine.ask() for engine in self.engines]
         used = {state["transport"] for state in states}
-        # Of a host's engines one may take the wire, and the others from it.
-        allowed = {"nccl", "cuda_ipc"} if self.transport == "nccl" else {self.transport}
-        if self.transport not in used or used - allowed:
+        if used != {self.transport}:
             raise Broken(f"versions came by {', '.join(sorted(used))}, not by {self.transport}")
+        led = sum(LED in state["transport_reason"] for state in states)
+        # Where each takes a version by itself, two may want one at different times.
+        expected = (len(states) - 1,) if self.gathered and self.mode == "broadcast" else range(len(states)) if self.gathered else (0,)
+        if led not in expected:
+            raise Broken(f"{led} of {len(states)} engines got versions from another one: {[state['transport_reason'] for state in states]}")
         for state, activation in zip(states, self.activations):
             if state["activation"] != activation:
                 raise Broken(f"an engine takes versions in by {state['activation']}, not {activation}: {state['activation_reason']}")
@@ -143,8 +151,8 @@ def storm(scene, points):
     return {"points": points, "captured": len(known), "compared": compared}
 
 
-def combination(run, transport, mode, ranks, engines, versions):
-    with Scene(run, transport, mode, ranks, engines) as scene:
+def combination(run, transport, mode, ranks, engines, versions, gathered=False):
+    with Scene(run, transport, mode, ranks, engines, gathered=gathered) as scene:
         warm = min(50, versions // 4)
         begin = time.monotonic()
         compared = 0
@@ -163,7 +171,7 @@ def combination(run, transport, mode, ranks, engines, versions):
             "seconds": seconds,
             "growth": grown,
             "storm": stormed,
-            "engines_are": [{name: state[name] for name in ("activation", "transport", "failed", "rejoined", "corrupt")} for state in states],
+            "engines_are": [{name: state[name] for name in ("activation", "transport", "transport_reason", "failed", "rejoined", "corrupt")} for state in states],
         }
 
 
@@ -176,22 +184,24 @@ def version_seconds(rows, mode, engines):
     return max((row["seconds"] / row["versions"] * engines / row["engines"] for row in known), default=0)
 
 
-def check(run, transport, is_long=False):
-    """1, 2 and 4 engines, and two ranks with two engines, in both modes: two of these long, the others short."""
-    shapes = [(mode, ranks, engines) for mode in ("broadcast", "p2p") for ranks, engines in ((1, 1), (1, 2), (1, 4), (2, 2))]
+def check(run, transport, is_long=False, gathered=False):
+    """1, 2 and 4 engines, and two ranks with two engines, in both modes: two of these long, the others short. `gathered`: of
+    the engines one is in NCCL."""
+    sizes = ((1, 2), (1, 4), (2, 4)) if gathered else ((1, 1), (1, 2), (1, 4), (2, 2))
+    shapes = [(mode, ranks, engines) for mode in ("broadcast", "p2p") for ranks, engines in sizes]
     versions = run.options.versions if is_long else min(SHORT, run.options.versions)
     rows = []
     for mode, ranks, engines in shapes:
-        if ((mode, ranks, engines) in LONG) != is_long:
+        if not gathered and ((mode, ranks, engines) in LONG) != is_long:
             continue
-        row = {"transport": transport, "mode": mode, "ranks": ranks, "engines": engines}
+        row = {"transport": transport + ", one of them in NCCL" * gathered, "mode": mode, "ranks": ranks, "engines": engines}
         rows.append(row)
-        what = f"  {transport}, {mode}, {ranks} rank{'s' * (ranks > 1)}, {engines} engine{'s' * (engines > 1)}: "
+        what = f"  {row['transport']}, {mode}, {ranks} rank{'s' * (ranks > 1)}, {engines} engine{'s' * (engines > 1)}: "
         try:
             expected = versions * version_seconds(rows, mode, engines)
             if run.left() < expected:
                 raise NotRun(f"{versions} versions may take {expected:.0f} s, and {run.left():.0f} s were left")
-            row.update(combination(run, transport, mode, ranks, engines, versions))
+            row.update(combination(run, transport, mode, ranks, engines, versions, gathered))
             run.say(
                 f"{what}{row['versions']} versions equal in {row['seconds']:.1f} s, {row['storm']['compared']} of a storm; grown: device "
                 f"{row['growth']['device_bytes']} B, descriptors {max(its['descriptors'] for its in row['growth']['processes'].values())}"
@@ -247,8 +257,9 @@ def survivors_go_on(scene, survivors, struck):
     return {"seconds": seconds, "verdict": verdicts[0]["why"] or f"lost {verdicts[0]['lost']}", "survivors": [line["number"] for line in lines]}
 
 
-def engine_killed(scene):
-    victim, *survivors = scene.engines
+def engine_killed(scene, which=0):
+    victim = scene.engines[which]
+    survivors = [engine for engine in scene.engines if engine is not victim]
     struck, how = strike(scene, victim, "engine.copying", signal.SIGKILL)
     saw = survivors_go_on(scene, survivors, struck)
     scene.engines = survivors
@@ -256,8 +267,9 @@ def engine_killed(scene):
     return dict(saw, how=how)
 
 
-def engine_stopped(scene):
-    victim, *survivors = scene.engines
+def engine_stopped(scene, which=0):
+    victim = scene.engines[which]
+    survivors = [engine for engine in scene.engines if engine is not victim]
     struck, how = strike(scene, victim, "engine.copying", signal.SIGSTOP)
     saw = survivors_go_on(scene, survivors, struck)
     victim.signal(signal.SIGCONT)
@@ -297,10 +309,13 @@ def trainer_killed(scene):
     return {"how": how, "seconds": time.monotonic() - struck, "next_run_at": number}
 
 
-def faults(run, transport, spread=False):
-    """On one device; `spread`: each engine on a device of its own."""
+def faults(run, transport, spread=False, gathered=False):
+    """On one device; `spread`: each engine on a device of its own, or all on one other where they are `gathered`."""
     engines = 3
-    if spread:
+    if spread and gathered:
+        if len(query_devices("name")) < 2:
+            raise NotRun("it takes at least 2 GPUs")
+    elif spread:
         engines = min(engines, len(query_devices("name")) - 1)
         if engines < 1:
             raise NotRun("it takes at least 2 GPUs")
@@ -308,25 +323,36 @@ def faults(run, transport, spread=False):
     used = query_devices("memory.used")
     does = "sends" if transport == "nccl" else "captures"
     is_slow = transport == "nccl" and not spread  # several of its ranks on one device
-    for name, act, ranks in (
+    usual = (
         ("an engine is killed while it copies", engine_killed, 1),
         ("an engine is stopped while it copies, and goes on later", engine_stopped, 1),
         (f"the trainer is killed while it {does}", trainer_killed, 1),
         (f"one of two trainer ranks is killed while it {does}", trainer_killed, 2),
-    ):
+    )
+    # The first engine by name leads.
+    of_leaders = (
+        ("the engine in NCCL is killed while it copies", engine_killed, 1),
+        ("another one is killed while it copies", lambda scene: engine_killed(scene, -1), 1),
+        ("the engine in NCCL is stopped while it copies, and goes on later", engine_stopped, 1),
+        ("another one is stopped while it copies, and goes on later", lambda scene: engine_stopped(scene, -1), 1),
+        (f"the trainer is killed while it {does}", trainer_killed, 1),
+    )
+    for name, act, ranks in of_leaders if gathered else usual:
         for mode in ("broadcast", "p2p"):
-            row = {"transport": transport, "mode": mode, "fault": name}
+            row = {"transport": transport + ", one engine in NCCL" * gathered, "mode": mode, "fault": name}
             if spread:
-                row["gpus"] = engines + 1
+                row["gpus"] = 2 if gathered else engines + 1
                 if ranks > 1 or (act is engine_killed and engines == 1):
                     continue  # ranks would need a device each, too; and somebody has to survive
             rows.append(row)
             try:
                 size = FAULT_BYTES // 4 if run.options.bytes or is_slow else FAULT_BYTES
-                with Scene(run, transport, mode, ranks, engines, size, ("flip",) * engines, spread) as scene:
+                with Scene(run, transport, mode, ranks, engines, size, ("flip",) * engines, spread, gathered) as scene:
                     scene.bring()
                     before = scene.taken()
                     row.update(act(scene))
+                    if gathered:
+                        scene.bring()  # whoever came alone comes with the others now
                     scene.states()
                     after = scene.taken()
                     common = {process: its for process, its in before.items() if process in after}

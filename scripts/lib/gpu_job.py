@@ -167,9 +167,11 @@ class Job:
     # Several ranks of NCCL on one device: each takes itself for another host's (for tests alone, it is slow).
     NCCL = {"NCCL_SOCKET_IFNAME": "lo", "NCCL_NET": "Socket", "NCCL_IB_DISABLE": "1", "NCCL_NVLS_ENABLE": "0", "NCCL_MAX_CTAS": "2"}
 
-    def __init__(self, kit, nccl_hosts=False):
+    def __init__(self, kit, nccl_hosts=False, gathered=False):
+        """@param gathered the engines take themselves for processes of one host, of which NCCL needs one"""
         self.kit = kit
         self.nccl_hosts = nccl_hosts
+        self.gathered = gathered
         self.processes = []
 
     def __enter__(self):
@@ -192,7 +194,8 @@ class Job:
 
     def start(self, name, program, *arguments, **environment):
         if self.nccl_hosts:
-            environment = dict(self.NCCL, NCCL_HOSTID=f"{os.getpid()}-{len(self.processes)}", **environment)
+            host = "engines" if self.gathered and program.endswith("engine") else len(self.processes)
+            environment = dict(self.NCCL, NCCL_HOSTID=f"{os.getpid()}-{host}", **environment)
         command = [self.kit.path(program), *map(str, arguments)]
         process = Process(name, command, dict(self.environment, **environment))
         self.processes.append(process)

@@ -139,7 +139,7 @@ def outcome(row, text):
 
 def correctness(sections):
     rows = []
-    for transport in ("shm", "cuda_ipc", "nccl"):
+    for transport in ("shm", "cuda_ipc", "nccl", "leaders"):
         known = {}  # of a combination that was in a short and in a long run, the long one, but no failure is hidden
         for name in (f"check_{transport}", f"long_{transport}"):
             for row in sections.get(name, {}).get("result") or []:
@@ -163,7 +163,7 @@ def correctness(sections):
 
 def faults(sections):
     rows = []
-    for name in ("faults_shm", "faults_cuda_ipc", "faults_nccl", "faults_several"):
+    for name in ("faults_shm", "faults_cuda_ipc", "faults_nccl", "faults_several", "faults_leaders", "faults_leaders_several"):
         result = sections.get(name, {}).get("result")
         for row in result["rows"] if result else []:
             where = f"{row['transport']}, {row['gpus']} GPUs" if "gpus" in row else row["transport"]

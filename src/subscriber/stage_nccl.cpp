@@ -36,8 +36,12 @@ Status Stager::fetch_by_nccl(Incoming& incoming, const Fetch& what, std::vector<
   if (!any_by_nccl(incoming)) return Status::ok();
   there.assign(incoming.plan.buckets.size(), 0);
   NcclLane& lane = *sources_.nccl();
+  const std::uint64_t led_before = lane.led_shares();
   Status status = fetch_over_nccl(lane, what, incoming.sources, there,
                                   [&] { return cancelled(incoming.op); });
+  if (status && lane.led_shares() != led_before) {
+    say_sources(incoming, " (out of the ring of another engine here, which takes it off the wire)");
+  }
   if (status) return status;
   lane.settle();
   // Gone is gone, over whatever it was asked for.
@@ -75,12 +79,15 @@ Status Stager::fall_from_nccl(Incoming& incoming, const Status& why,
              {"transport", now},
              {"for", is_of_version ? "version" : "run"},
              {"why", why.message()}});
-  host_.happened({.kind = StageEvent::Kind::kSources,
-                  .text = now,
-                  .why = transport_reason(incoming.sources, {}, options_.transport) +
-                         sources_.note(),
-                  .bytes = bytes_by_transport(incoming)});
+  say_sources(incoming, sources_.note());
   return Status::ok();
+}
+
+void Stager::say_sources(const Incoming& incoming, const std::string& note) {
+  host_.happened({.kind = StageEvent::Kind::kSources,
+                  .text = describe_sources(incoming.sources, {}),
+                  .why = transport_reason(incoming.sources, {}, options_.transport) + note,
+                  .bytes = bytes_by_transport(incoming)});
 }
 
 }  // namespace weightcast::subscriber

@@ -65,6 +65,12 @@ TEST_P(EachGathering, OneEngineOfAGpuIsInACommunicatorAndAllServe) {
     }
   }
   EXPECT_EQ(boards(), engines.size());
+  const auto led = std::count_if(engines.begin(), engines.end(), [](const auto& engine) {
+    return has(engine->status().transport_reason, "out of the ring of another engine");
+  });
+  if (shape.mode == Mode::kBroadcast) {
+    EXPECT_EQ(led, shape.gpus * (shape.engines_each - 1));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, EachGathering,
