@@ -231,22 +231,24 @@ def several(run):
     if count < 2:
         raise NotRun(f"this machine has {count} GPU{'s' if count != 1 else ''}; it takes at least 2")
     rows = []
+    ways = [("shm", "host", 1), ("cuda_ipc", "device", 1), ("nccl", "device", 1)]
     for devices in [n for n in (2, 4, 8) if n <= count]:
-        for transport, staging in (("shm", "host"), ("cuda_ipc", "device"), ("nccl", "device")):
-            row = {"devices": devices, "transport": transport}
+        # Of engines that share a GPU one is in NCCL; three have room there, of which each has two images.
+        for transport, staging, each in ways + [("nccl", "device", 3)] * (devices == 2):
+            row = {"devices": devices, "transport": transport + f", {each} engines on the other GPU" * (each > 1)}
             rows.append(row)
             try:
-                row.update(spread_out(run, devices, transport, staging))
+                row.update(spread_out(run, devices, transport, staging, each))
                 longest = row["pause"]["busy"]["gap_us"]["max"]
-                run.say(f"  {devices} GPUs, {transport}: {1e3 * row['applied_s']:.1f} ms until the last engine; longest gap {longest:.0f} us")
+                run.say(f"  {devices} GPUs, {row['transport']}: {1e3 * row['applied_s']:.1f} ms until the last engine; longest gap {longest:.0f} us")
             except NotRun as why:
                 row["not_run"] = str(why)
-                run.say(f"  {devices} GPUs, {transport}: not run: {why}")
+                run.say(f"  {devices} GPUs, {row['transport']}: not run: {why}")
             run.so_far(rows)
     return rows
 
 
-def spread_out(run, devices, transport, staging):
+def spread_out(run, devices, transport, staging, each):
     bytes_ = policy_bytes(run.options)
     with Job(run.kit) as job:
         trainer = job.trainer(
@@ -254,7 +256,11 @@ def spread_out(run, devices, transport, staging):
             "--device-budget", int(1.2 * SLOTS * bytes_) + 2**28 if staging == "device" else 0,
         )
         trainer.ready()
-        engines = [job.engine(i, "--device", i, "--transport", transport, "--activation", "flip") for i in range(1, devices)]
+        engines = [
+            job.engine(f"{device}-{i}", "--device", device, "--transport", transport, "--activation", "flip")
+            for device in range(1, devices)
+            for i in range(each)
+        ]
         for engine in engines:
             engine.ready()
         wait_for_receivers(trainer, len(engines))

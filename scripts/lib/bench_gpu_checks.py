@@ -26,7 +26,7 @@ class Scene:
         self.run, self.transport, self.mode, self.ranks, self.size = run, transport, mode, ranks, size
         self.activations = activations[:engines]
         self.spread, self.gathered = spread, gathered
-        self.job = Job(run.kit, nccl_hosts=transport == "nccl" and not spread, gathered=gathered)
+        self.job = Job(run.kit, nccl_hosts=transport == "nccl" and (gathered or not spread), gathered=gathered)
         self.seed = 0
 
     def __enter__(self):
@@ -51,7 +51,7 @@ class Scene:
         self.job.__exit__(*error)
 
     def device_of(self, engine):
-        return 0 if not self.spread else 1 if self.gathered else engine + 1
+        return 0 if not self.spread else 1 - engine % 2 if self.gathered else engine + 1
 
     def start_trainers(self):
         self.seed += 1
@@ -98,7 +98,9 @@ class Scene:
             raise Broken(f"versions came by {', '.join(sorted(used))}, not by {self.transport}")
         led = sum(LED in state["transport_reason"] for state in states)
         # Where each takes a version by itself, two may want one at different times.
-        expected = (len(states) - 1,) if self.gathered and self.mode == "broadcast" else range(len(states)) if self.gathered else (0,)
+        # And one that is serial takes its bytes after the others have switched.
+        at_once = sum(activation != "serial" for activation in self.activations)
+        expected = (at_once - 1,) if self.gathered and self.mode == "broadcast" else range(len(states)) if self.gathered else (0,)
         if led not in expected:
             raise Broken(f"{led} of {len(states)} engines got versions from another one: {[state['transport_reason'] for state in states]}")
         for state, activation in zip(states, self.activations):
@@ -151,9 +153,12 @@ def storm(scene, points):
     return {"points": points, "captured": len(known), "compared": compared}
 
 
-def combination(run, transport, mode, ranks, engines, versions, gathered=False):
-    with Scene(run, transport, mode, ranks, engines, gathered=gathered) as scene:
-        warm = min(50, versions // 4)
+def combination(run, transport, mode, ranks, engines, versions, gathered=False, spread=False):
+    with Scene(run, transport, mode, ranks, engines, gathered=gathered, spread=spread) as scene:
+        # Until each engine that has once asked alone has a communicator of its own.
+        is_slow = gathered and mode == "p2p"
+        warm = versions if is_slow else min(50, versions // 4)
+        versions = 2 * versions if is_slow else versions
         begin = time.monotonic()
         compared = 0
         for index in range(versions):
@@ -184,24 +189,26 @@ def version_seconds(rows, mode, engines):
     return max((row["seconds"] / row["versions"] * engines / row["engines"] for row in known), default=0)
 
 
-def check(run, transport, is_long=False, gathered=False):
+def check(run, transport, is_long=False, gathered=False, spread=False):
     """1, 2 and 4 engines, and two ranks with two engines, in both modes: two of these long, the others short. `gathered`: of
-    the engines one is in NCCL."""
+    the engines one is in NCCL; `spread`: they are on two devices."""
     sizes = ((1, 2), (1, 4), (2, 4)) if gathered else ((1, 1), (1, 2), (1, 4), (2, 2))
     shapes = [(mode, ranks, engines) for mode in ("broadcast", "p2p") for ranks, engines in sizes]
     versions = run.options.versions if is_long else min(SHORT, run.options.versions)
+    if spread and len(query_devices("name")) < 2:
+        raise NotRun("it takes at least 2 GPUs")
     rows = []
     for mode, ranks, engines in shapes:
         if not gathered and ((mode, ranks, engines) in LONG) != is_long:
             continue
-        row = {"transport": transport + ", one of them in NCCL" * gathered, "mode": mode, "ranks": ranks, "engines": engines}
+        row = {"transport": transport + ", one of them in NCCL" * gathered + ", 2 GPUs" * spread, "mode": mode, "ranks": ranks, "engines": engines}
         rows.append(row)
         what = f"  {row['transport']}, {mode}, {ranks} rank{'s' * (ranks > 1)}, {engines} engine{'s' * (engines > 1)}: "
         try:
             expected = versions * version_seconds(rows, mode, engines)
             if run.left() < expected:
                 raise NotRun(f"{versions} versions may take {expected:.0f} s, and {run.left():.0f} s were left")
-            row.update(combination(run, transport, mode, ranks, engines, versions, gathered))
+            row.update(combination(run, transport, mode, ranks, engines, versions, gathered, spread))
             run.say(
                 f"{what}{row['versions']} versions equal in {row['seconds']:.1f} s, {row['storm']['compared']} of a storm; grown: device "
                 f"{row['growth']['device_bytes']} B, descriptors {max(its['descriptors'] for its in row['growth']['processes'].values())}"
@@ -310,7 +317,8 @@ def trainer_killed(scene):
 
 
 def faults(run, transport, spread=False, gathered=False):
-    """On one device; `spread`: each engine on a device of its own, or all on one other where they are `gathered`."""
+    """On one device; `spread`: each engine on a device of its own, or where they are `gathered`, which NCCL then takes for
+    those of another host, on two devices."""
     engines = 3
     if spread and gathered:
         if len(query_devices("name")) < 2:
@@ -322,7 +330,7 @@ def faults(run, transport, spread=False, gathered=False):
     rows = []
     used = query_devices("memory.used")
     does = "sends" if transport == "nccl" else "captures"
-    is_slow = transport == "nccl" and not spread  # several of its ranks on one device
+    is_slow = transport == "nccl" and (gathered or not spread)  # several of its ranks on one device
     usual = (
         ("an engine is killed while it copies", engine_killed, 1),
         ("an engine is stopped while it copies, and goes on later", engine_stopped, 1),

@@ -45,6 +45,7 @@ SECTIONS = {
     "faults_nccl": (240, lambda run: checks.faults(run, "nccl")),
     "faults_several": (240, lambda run: checks.faults(run, "nccl", spread=True)),
     "check_leaders": (150, lambda run: checks.check(run, "nccl", gathered=True)),
+    "check_leaders_several": (150, lambda run: checks.check(run, "nccl", gathered=True, spread=True)),
     "faults_leaders": (200, lambda run: checks.faults(run, "nccl", gathered=True)),
     "faults_leaders_several": (200, lambda run: checks.faults(run, "nccl", spread=True, gathered=True)),
     "tight": (60, checks.tight),

@@ -139,7 +139,7 @@ def outcome(row, text):
 
 def correctness(sections):
     rows = []
-    for transport in ("shm", "cuda_ipc", "nccl", "leaders"):
+    for transport in ("shm", "cuda_ipc", "nccl", "leaders", "leaders_several"):
         known = {}  # of a combination that was in a short and in a long run, the long one, but no failure is hidden
         for name in (f"check_{transport}", f"long_{transport}"):
             for row in sections.get(name, {}).get("result") or []:

@@ -48,7 +48,7 @@ Status fetch_over_nccl(NcclLane& lane, const Fetch& fetch, const std::vector<Sha
                                 {.version = fetch.version.number,
                                  .bytes = static_cast<std::int64_t>(fetch.plan.share_bytes[i]),
                                  .rank = fetch.manifest.shares[i].rank});
-    const NcclShare share{sources[i].address, sources[i].is_here, runs_of(fetch, i), [&](std::uint64_t bytes) {
+    const NcclShare share{sources[i].address, sources[i].is_near, runs_of(fetch, i), [&](std::uint64_t bytes) {
                             fetch.placed.fetch_add(bytes, std::memory_order_relaxed);
                           }};
     if (Status s = lane.bring(share, cancelled); !s) return s;

@@ -72,7 +72,7 @@ Status NcclLane::make_room(std::uint64_t payload_bytes) {
 
 std::string NcclLane::place_of(const NcclShare& share) const {
   if (!led_ || cut_off_ >= kMostCutOff) return {};
-  return stream::nccl_place(identity_, options_.host, share.is_here);
+  return stream::nccl_place(identity_, options_.host, share.is_near);
 }
 
 /// To engines that this one may lead.

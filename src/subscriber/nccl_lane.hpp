@@ -32,7 +32,7 @@ struct NcclRun {
 /// One share on its way in.
 struct NcclShare {
   transport::SegmentAddress address;
-  bool is_here = false;       ///< its source is on this host
+  bool is_near = false;       ///< as ShareSource has it
   std::vector<NcclRun> runs;  ///< by `source`, apart from each other
   /// Called with the bytes of each bucket, when they are in their places; may be empty.
   std::function<void(std::uint64_t bytes)> placed{};

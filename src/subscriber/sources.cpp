@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/log.hpp"
+#include "stream/nccl_identity.hpp"
 
 namespace weightcast::subscriber {
 namespace {
@@ -94,7 +95,7 @@ Result<ShareSource> choose_source(const plan::Share& share, const Version& versi
   source.address.generation = share.generation;
   source.address.payload_bytes = share.payload_bytes;
   const bool here = share.host.empty() || share.host == host;
-  source.is_here = here;
+  source.is_near = here && stream::is_one_host_to_nccl(share.nccl_device, nccl.device);
   if (!relay.empty()) {
     if (!network_allowed) {
       return Status(Code::kUnavailable, "the engine at " + relay +

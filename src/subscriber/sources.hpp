@@ -38,7 +38,7 @@ struct NcclWay {
 struct ShareSource {
   TransportChoice transport = TransportChoice::kShm;  ///< never kAuto
   transport::SegmentAddress address;
-  bool is_here = false;  ///< its source is on this host
+  bool is_near = false;  ///< its source is on this host, also to NCCL
 };
 
 /// Pure. Where the share lies on this host (or says no host), and no other transport is wanted: over

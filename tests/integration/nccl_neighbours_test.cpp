@@ -1,4 +1,6 @@
 // Engines that share a GPU: one of them takes versions off the wire, and the others have them from it.
+#include <stdlib.h>
+
 #include <condition_variable>
 #include <mutex>
 #include <set>
@@ -113,6 +115,21 @@ TEST_F(NcclNeighbours, WhoComesLaterFollowsTheLeaderThatIsThere) {
   const auto settled = nccl->calls("init_rank");
   for (int i = 0; i < 3; ++i) bring();
   EXPECT_EQ(nccl->calls("init_rank"), settled);
+}
+
+TEST_F(NcclNeighbours, OnAnotherHostEnginesOnSeveralGpusShareARank) {
+  open_devices(4);
+  ::setenv("NCCL_HOSTID", "trainers", 1);
+  train(1, Mode::kBroadcast, Staging::kDevice);
+  ::setenv("NCCL_HOSTID", "engines", 1);  // which NCCL takes for another host
+  add_engines(3);
+  ASSERT_TRUE(publish_until([&] { return publishers[0]->status().receivers.size() == 3; }));
+  for (int i = 0; i < 4; ++i) bring();
+  ::unsetenv("NCCL_HOSTID");
+  expect_all_over_nccl();
+  std::size_t in_nccl = 0;
+  for (int gpu = 1; gpu < 4; ++gpu) in_nccl += nccl->communicators_of(gpu);
+  EXPECT_EQ(in_nccl, 1u);
 }
 
 TEST_F(NcclNeighbours, WhereMemoryCannotBeSharedTheOtherTakesAnotherTransport) {
