@@ -99,7 +99,7 @@ class Scene:
         led = sum(LED in state["transport_reason"] for state in states)
         # Where each takes a version by itself, two may want one at different times.
         # And one that is serial takes its bytes after the others have switched.
-        at_once = sum(activation != "serial" for activation in self.activations)
+        at_once = sum(state["activation"] != "serial" for state in states)
         expected = (at_once - 1,) if self.gathered and self.mode == "broadcast" else range(len(states)) if self.gathered else (0,)
         if led not in expected:
             raise Broken(f"{led} of {len(states)} engines got versions from another one: {[state['transport_reason'] for state in states]}")

@@ -239,7 +239,7 @@ void NcclBring::flow(Clock::time_point now) {
 void NcclBring::flow_aside(Clock::time_point now) {
   const SessionAnswer& go = guest_.go();
   if (!aside_) {
-    lane_.drop_kept(client_, now);
+    if (!go.keeps) lane_.drop_kept(client_, now);
     aside_ = std::make_unique<transport::NeighbourFlow>(
         gpu_, go.board, staging::BoardFlow{go.leader_ask, go.session, go.first, 0}, go.seat,
         stream::nccl_steps(share_.address.payload_bytes, go.first, 1, 0), end_, now);

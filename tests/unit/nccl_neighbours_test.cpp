@@ -191,6 +191,39 @@ TEST_F(PlacesTest, WhoBecomesANeighbourGivesUpItsOwnCommunicator) {
   EXPECT_EQ(host.kept(), std::vector{one.session});
 }
 
+TEST_F(PlacesTest, EachForItselfANeighbourKeepsItsOwnForWhenItComesAlone) {
+  options.is_p2p = true;
+  host = SessionHost(options);
+  const HostAction one = gather({ask_at(1, "x", 1)});
+  host.flow_ended(one.session, {}, now);
+  const HostAction other = gather({ask_at(2, "x", 1)});
+  host.flow_ended(other.session, {}, now);
+  const std::uint64_t last = 3 * options.keep_versions;
+  for (std::uint64_t number = 2; number < last; ++number) {
+    host.offer(offer_of(number), now);
+    // The source is busy with another one while both come.
+    const HostAction busy = (host.ask(ask_at(3, "y", number), now), start());
+    SessionAsk first = ask_at(1, "x", number);
+    first.kept = one.session;
+    SessionAsk second = ask_at(2, "x", number);
+    second.kept = other.session;
+    host.ask(second, now);
+    host.ask(first, now);
+    host.flow_ended(busy.session, {Code::kUnavailable, "gone"}, now);
+    const HostAction both = start();
+    EXPECT_EQ(both.neighbours, 1u);
+    EXPECT_EQ(both.kept, one.session);
+    const SessionAnswer neighbour = host.ask(second, now);
+    EXPECT_EQ(neighbour.board, "board1");
+    EXPECT_TRUE(neighbour.keeps);
+    host.flow_ended(both.session, {}, now);
+  }
+  EXPECT_TRUE(dropped.empty());
+  SessionAsk alone = ask_at(2, "x", last);
+  alone.kept = other.session;
+  EXPECT_EQ(gather({alone}).kept, other.session);
+}
+
 TEST_F(PlacesTest, EachForItselfThoseWhoWantTheSameAtTheSameTimeShareASession) {
   options.is_p2p = true;
   host = SessionHost(options);

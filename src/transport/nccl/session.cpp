@@ -90,6 +90,10 @@ SessionAnswer SessionHost::ask(const SessionAsk& ask, Clock::time_point now) {
   guest.is_done = false;
   guest.ask = ask;
   guest.heard = now;
+  // Whoever still has it may come back to it.
+  if (const auto kept = kept_.find(ask.kept); kept != kept_.end()) {
+    kept->second.version = std::max(kept->second.version, offer_->version.number);
+  }
   if (guest.in_session == session_ && phase_ == Phase::kRunning) {
     if (ask.failed != session_) return go(ask.name);  // told again, where the answer was lost
     if (is_ranked(ask.name)) {
@@ -144,6 +148,7 @@ SessionAnswer SessionHost::go(const std::string& name) const {
         std::count_if(neighbours_.begin(), neighbours_.end(),
                       [&](const auto& it) { return it.second.leader == name; }));
   } else {
+    answer.keeps = options_.is_p2p && kept_.contains(guests_.at(name).ask.kept);
     answer.board = neighbour->second.board;
     answer.leader_ask = neighbour->second.leader_ask;
     answer.seat = neighbour->second.seat;
@@ -253,9 +258,10 @@ void SessionHost::use_or_drop_kept() {
     from_ = candidate;
     members_ = it->second.members;
   }
-  // A receiver keeps one of a source.
+  // A receiver keeps one of a source. In a round a neighbour has none; where each comes by itself, it may
+  // be alone the next time.
   const auto takes_part = [&](const std::string& name) {
-    return is_ranked(name) || neighbours_.contains(name);
+    return is_ranked(name) || (!options_.is_p2p && neighbours_.contains(name));
   };
   for (auto one = kept_.begin(); one != kept_.end();) {
     const std::vector<std::string>& members = one->second.members;

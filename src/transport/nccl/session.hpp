@@ -62,7 +62,8 @@ struct SessionAnswer {
   std::uint64_t session = 0;  ///< rises
   std::uint64_t kept = 0;     ///< go on in the communicator kept from that session; 0: make one, whose
                               ///< generation is `session`
-  bool keeps = false;         ///< all keep it when the session has ended well; else all leave
+  bool keeps = false;         ///< all keep it when the session has ended well; else all leave. A
+                              ///< neighbour: it goes on keeping the one that it has of before
   int blocks = 0;             ///< as SessionOptions has it
   driver::NcclUniqueId id{};
   int rank = 0;               ///< the source is 0
@@ -88,7 +89,7 @@ struct SessionOptions {
   Duration wait_most = std::chrono::seconds(60);  ///< a receiver that is told to wait
   std::uint32_t failures = 3;  ///< in a row; then NCCL is given up for the version
   std::uint32_t keep = 0;      ///< communicators that a source keeps between sessions, at most
-  std::uint32_t keep_versions = 8;  ///< one that these many versions did not come through is dropped
+  std::uint32_t keep_versions = 8;  ///< one that no member had in these many versions is dropped
   int blocks = 0;              ///< of their kernels, at most; 0: NCCL's choice
 };
 
@@ -166,7 +167,7 @@ class SessionHost {
   };
   struct Kept {
     std::vector<std::string> members;  ///< by rank - 1
-    std::uint64_t version = 0;         ///< number of the newest one that came through it
+    std::uint64_t version = 0;         ///< number of the newest one that a member asked for with it
   };
   struct Neighbour {
     std::string leader;
