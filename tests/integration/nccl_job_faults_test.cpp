@@ -1,71 +1,14 @@
 // Versions over NCCL, where something goes wrong.
 #include <atomic>
-#include <condition_variable>
 #include <cstring>
-#include <mutex>
 
-#include "base/failpoint.hpp"
 #include "integration/nccl_job.hpp"
+#include "integration/thread_stop.hpp"
 
 namespace weightcast {
 namespace {
 
 using namespace test;
-
-/// Holds the first thread that passes a failpoint there, as SIGSTOP does, until it is let go.
-class Stop {
- public:
-  explicit Stop(const char* where) {
-    {
-      // Whoever met the one before may still be on its way out.
-      const std::lock_guard lock(mutex());
-      name() = where;
-      state() = kArmed;
-    }
-    base::failpoint_handler().store(&passed);
-  }
-  ~Stop() {
-    base::failpoint_handler().store(nullptr);
-    let_go();
-  }
-  Stop(const Stop&) = delete;
-  Stop& operator=(const Stop&) = delete;
-
-  static bool holds() {
-    const std::lock_guard lock(mutex());
-    return state() == kHolding;
-  }
-  static void let_go() {
-    const std::lock_guard lock(mutex());
-    state() = kOff;
-    changed().notify_all();
-  }
-
- private:
-  enum State { kOff, kArmed, kHolding };
-  static std::mutex& mutex() {
-    static std::mutex one;
-    return one;
-  }
-  static std::condition_variable& changed() {
-    static std::condition_variable one;
-    return one;
-  }
-  static std::string& name() {
-    static std::string one;
-    return one;
-  }
-  static State& state() {
-    static State one = kOff;
-    return one;
-  }
-  static void passed(const char* where, unsigned long long) {
-    std::unique_lock lock(mutex());
-    if (state() != kArmed || name() != where) return;
-    state() = kHolding;
-    changed().wait(lock, [] { return state() != kHolding; });
-  }
-};
 
 class NcclJobFaults : public NcclJob {
  protected:
@@ -144,10 +87,10 @@ TEST_F(NcclJobFaults, SurvivorsOfAGpuThatDiesInTheMiddleGoOn) {
   train(1, Mode::kBroadcast, Staging::kHost);
   add_engines(3);
   bring();
-  Stop stop("trainer.sending");
-  ASSERT_TRUE(publish_until([] { return Stop::holds(); }));
+  ThreadStop stop("trainer.sending");
+  ASSERT_TRUE(publish_until([] { return ThreadStop::holds(); }));
   nccl->die(2);
-  Stop::let_go();
+  ThreadStop::let_go();
   for (int i = 0; i < 2; ++i) bring();
   EXPECT_TRUE(is_over_nccl(0));
 }
@@ -158,15 +101,15 @@ TEST_F(NcclJobFaults, AStoppedEngineHoldsUpNeitherTheTrainerNorTheOthers) {
   train(1, Mode::kBroadcast, Staging::kHost);
   add_engines(2);
   bring();
-  Stop stop("engine.copying");
+  ThreadStop stop("engine.copying");
   const std::uint64_t want = step + 1;
-  ASSERT_TRUE(publish_until([] { return Stop::holds(); }));
+  ASSERT_TRUE(publish_until([] { return ThreadStop::holds(); }));
   ASSERT_TRUE(eventually([&] { return serves(0, want) || serves(1, want); }));
   const std::size_t survivor = serves(0, want) ? 0 : 1;
   expect_whole(survivor);
   expect_whole(1 - survivor);  // what it served before
-  ASSERT_TRUE(Stop::holds());
-  Stop::let_go();
+  ASSERT_TRUE(ThreadStop::holds());
+  ThreadStop::let_go();
   bring();
 }
 
@@ -175,14 +118,14 @@ TEST_F(NcclJobFaults, WhenTheTrainerEndsInTheMiddleEnginesServeOnAndFollowTheNex
   train(1, Mode::kBroadcast, Staging::kDevice);
   add_engines(1);
   bring();
-  Stop stop("engine.copying");
-  ASSERT_TRUE(publish_until([] { return Stop::holds(); }));
+  ThreadStop stop("engine.copying");
+  ASSERT_TRUE(publish_until([] { return ThreadStop::holds(); }));
   publishers.clear();
   devices.clear();
   policies.clear();
   expect_whole(0);
   EXPECT_LT(engines[0]->acquire(soon())->version().number, step);
-  Stop::let_go();
+  ThreadStop::let_go();
   step = 0;
   train(1, Mode::kBroadcast, Staging::kDevice);
   ASSERT_TRUE(eventually([&] { return publishers[0]->status().receivers.size() == 1; }));
@@ -197,8 +140,8 @@ TEST_F(NcclJobFaults, AnEngineThatGivesUpInTheMiddleLeavesNothingBehind) {
   train(1, Mode::kP2p, Staging::kHost);
   add_engines(1);
   bring();
-  auto stop = std::make_unique<Stop>("trainer.sending");
-  ASSERT_TRUE(publish_until([] { return Stop::holds(); }));
+  auto stop = std::make_unique<ThreadStop>("trainer.sending");
+  ASSERT_TRUE(publish_until([] { return ThreadStop::holds(); }));
   engines.clear();
   stop.reset();
   add_engines(1);

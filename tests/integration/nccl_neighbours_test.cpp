@@ -1,13 +1,8 @@
 // Engines that share a GPU: one of them takes versions off the wire, and the others have them from it.
 #include <stdlib.h>
 
-#include <condition_variable>
-#include <mutex>
-#include <set>
-#include <thread>
-
-#include "base/failpoint.hpp"
 #include "integration/nccl_job.hpp"
+#include "integration/thread_stop.hpp"
 #include "support/shm_fixture.hpp"
 
 namespace weightcast {
@@ -154,75 +149,6 @@ TEST_F(NcclNeighbours, WhereMemoryCannotBeSharedTheOtherTakesAnotherTransport) {
   EXPECT_EQ(cuda->calls("open_memory"), tried) << "what never works is not tried for ever";
 }
 
-/// Holds one of the threads that come by a failpoint there, as SIGSTOP does. A bucket comes to a leader
-/// first.
-class Hold {
- public:
-  Hold(const char* where, std::size_t nth_thread) {
-    const std::lock_guard lock(mutex());
-    name() = where;
-    nth() = nth_thread;
-    threads().clear();
-    held() = 0;
-    is_open() = false;
-    base::failpoint_handler().store(&passed);
-  }
-  ~Hold() {
-    base::failpoint_handler().store(nullptr);
-    let_go();
-  }
-  Hold(const Hold&) = delete;
-  Hold& operator=(const Hold&) = delete;
-
-  static int count() {
-    const std::lock_guard lock(mutex());
-    return held();
-  }
-  static void let_go() {
-    const std::lock_guard lock(mutex());
-    is_open() = true;
-    changed().notify_all();
-  }
-
- private:
-  static std::mutex& mutex() {
-    static std::mutex one;
-    return one;
-  }
-  static std::condition_variable& changed() {
-    static std::condition_variable one;
-    return one;
-  }
-  static std::string& name() {
-    static std::string one;
-    return one;
-  }
-  static std::size_t& nth() {
-    static std::size_t one = 0;
-    return one;
-  }
-  static std::set<std::thread::id>& threads() {
-    static std::set<std::thread::id> all;
-    return all;
-  }
-  static int& held() {
-    static int one = 0;
-    return one;
-  }
-  static bool& is_open() {
-    static bool one = true;
-    return one;
-  }
-  static void passed(const char* where, unsigned long long) {
-    std::unique_lock lock(mutex());
-    if (is_open() || held() != 0 || name() != where) return;
-    threads().insert(std::this_thread::get_id());
-    if (threads().size() < nth()) return;
-    ++held();
-    changed().wait(lock, [] { return is_open(); });
-  }
-};
-
 TEST_F(NcclNeighbours, WhoeverOfThemStopsTheOthersGoOnAndItComesBack) {
   open_devices(2);
   attempt_timeout = 4s;
@@ -235,9 +161,10 @@ TEST_F(NcclNeighbours, WhoeverOfThemStopsTheOthersGoOnAndItComesBack) {
     SCOPED_TRACE(who == 1 ? "the leader" : "a neighbour");
     const std::uint64_t before = step;
     {
-      const Hold hold("engine.copying", who);
+      // A bucket comes to a leader first.
+      const ThreadStop stop("engine.copying", who);
       publish();
-      ASSERT_TRUE(eventually([] { return Hold::count() == 1; }));
+      ASSERT_TRUE(eventually([] { return ThreadStop::holds(); }));
       ASSERT_TRUE(eventually([&] {
         publish_now_and_then();
         std::size_t on = 0;

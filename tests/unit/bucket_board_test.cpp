@@ -29,6 +29,17 @@ class BucketBoardTest : public test::ShmTest {
     one.memory.bytes.fill(static_cast<std::byte>(mark));
     return one;
   }
+  /// A child that has opened a flow, says its board's name and waits.
+  std::function<int(const Talk&)> leader_of(const BoardFlow& flow) const {
+    return [this, flow](const Talk& talk) {
+      const auto board = make_board();
+      board->show(ring(1));
+      board->open(flow);
+      talk.say(board->name());
+      talk.hear();
+      return 0;
+    };
+  }
   static std::unique_ptr<BoardSeat> sit(const std::string& name, const BoardFlow& flow,
                                         std::uint32_t seat = 0) {
     auto opened = BoardSeat::open(name, flow, seat);
@@ -188,14 +199,7 @@ TEST_F(BucketBoardTest, AnyBytesAtAllAreLookedAtWithoutHarm) {
 
 TEST_F(BucketBoardTest, TheLeadersDeathShowsAtOnceAndIsSweptAway) {
   const BoardFlow flow{10, 3, 0, 1};
-  ChildProcess leader([&](const Talk& talk) {
-    const auto board = make_board();
-    board->show(ring(1));
-    board->open(flow);
-    talk.say(board->name());
-    talk.hear();
-    return 0;
-  });
+  ChildProcess leader(leader_of(flow));
   const auto seat = sit(leader.hear(), flow);
   ASSERT_EQ(seat->look(), State::kOpen);
   EXPECT_EQ(sweep(job).removed, 0u);
@@ -214,14 +218,7 @@ TEST_F(BucketBoardTest, TheLeadersDeathShowsAtOnceAndIsSweptAway) {
 
 TEST_F(BucketBoardTest, AStoppedLeaderIsNotGone) {
   const BoardFlow flow{10, 3, 0, 1};
-  ChildProcess leader([&](const Talk& talk) {
-    const auto board = make_board();
-    board->show(ring(1));
-    board->open(flow);
-    talk.say(board->name());
-    talk.hear();
-    return 0;
-  });
+  ChildProcess leader(leader_of(flow));
   const auto seat = sit(leader.hear(), flow);
   leader.stop();
   EXPECT_EQ(seat->look(), State::kOpen);
