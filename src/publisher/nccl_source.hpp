@@ -17,7 +17,7 @@
 #include "driver/nccl.hpp"
 #include "transport/nccl/bucket_flow.hpp"
 #include "transport/nccl/sender.hpp"
-#include "transport/nccl/session.hpp"
+#include "transport/nccl/session_host.hpp"
 #include "transport/shm/slot_cache.hpp"
 
 namespace weightcast::publisher {

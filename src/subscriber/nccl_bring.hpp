@@ -10,7 +10,7 @@
 #include "transport/nccl/bucket_flow.hpp"
 #include "transport/nccl/neighbour_flow.hpp"
 #include "transport/nccl/receiver.hpp"
-#include "transport/nccl/session.hpp"
+#include "transport/nccl/session_guest.hpp"
 
 namespace weightcast::subscriber {
 

@@ -4,6 +4,8 @@
 #include <mutex>
 
 #include "contract/tcp_harness.hpp"
+#include "transport/nccl/session_guest.hpp"
+#include "transport/nccl/session_host.hpp"
 #include "transport/tcp/session_client.hpp"
 
 namespace weightcast::transport {

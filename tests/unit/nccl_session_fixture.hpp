@@ -3,7 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include "transport/nccl/session.hpp"
+#include "transport/nccl/session_guest.hpp"
+#include "transport/nccl/session_host.hpp"
 
 namespace weightcast::transport {
 

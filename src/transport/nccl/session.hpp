@@ -1,6 +1,6 @@
 // How the members of a communicator find that all of them are there, before anything of NCCL is
-// called: a kernel that waits for a peer takes multiprocessors until it comes. Pure state machines:
-// messages, ends of flows and times in; answers and actions out.
+// called: a kernel that waits for a peer takes multiprocessors until it comes. Here is what they say to
+// each other; session_host.hpp and session_guest.hpp are the two sides.
 //
 // A receiver asks the source of a share, again and again, until it is told to go. The source gathers
 // those who ask: until all that it expects are there, or, after the first one, for a window. Who comes
@@ -22,11 +22,7 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
-#include <optional>
-#include <set>
 #include <string>
-#include <vector>
 
 #include <weightcast/types.hpp>
 
@@ -91,165 +87,6 @@ struct SessionOptions {
   std::uint32_t keep = 0;      ///< communicators that a source keeps between sessions, at most
   std::uint32_t keep_versions = 8;  ///< one that no member had in these many versions is dropped
   int blocks = 0;              ///< of their kernels, at most; 0: NCCL's choice
-};
-
-/// What a source offers now.
-struct SessionOffer {
-  Version version;
-  std::uint64_t generation = 0;
-  std::uint64_t plan = 0;
-  std::string device;
-  int nccl_version = 0;
-  std::uint32_t expected = 0;  ///< in the place of SessionOptions::expected; 0: that one
-};
-
-/// The source's side, for one share and one GPU. Thread safety: one thread.
-class SessionHost {
- public:
-  struct Action {
-    enum class Kind {
-      kMakeId,  ///< call Nccl::unique_id, then id_made()
-      kStart,   ///< join the communicator or take the kept one, and start the flow; then flow_ended()
-      kAbort,   ///< end the flow, which has started; then flow_ended()
-      kDrop     ///< end the communicator that was kept from `session`
-    };
-    Kind kind = Kind::kMakeId;
-    std::uint64_t session = 0;
-    std::uint64_t kept = 0;  ///< as SessionAnswer has it
-    bool keeps = false;
-    driver::NcclUniqueId id{};
-    int size = 0;
-    std::uint32_t first = 0;
-    std::vector<std::string> receivers{};  ///< rank 1 and on
-    std::size_t neighbours = 0;            ///< that get it from those
-  };
-
-  explicit SessionHost(const SessionOptions& options) : options_(options) {}
-
-  /// A version is there to be fetched; what was before is over: a running flow is aborted.
-  void offer(const SessionOffer& offer, Clock::time_point now);
-  /// Nothing is offered any more.
-  void withdraw(Clock::time_point now);
-
-  SessionAnswer ask(const SessionAsk& ask, Clock::time_point now);
-  /// Who has that name wants something else than what is offered.
-  void gone(const std::string& name, Clock::time_point now);
-  void id_made(std::uint64_t session, const Result<driver::NcclUniqueId>& id, Clock::time_point now);
-  /// At once when the flow fails; flow_ended() follows. Who asks is not told to go any more.
-  void flow_failing(std::uint64_t session);
-  /// After kStart, exactly once: buffers are out of quarantine, too.
-  void flow_ended(std::uint64_t session, const Status& status, Clock::time_point now);
-  /// Sessions whose communicators are kept.
-  std::vector<std::uint64_t> kept() const;
-  /// The communicator that was kept from there is gone.
-  void kept_lost(std::uint64_t session) { kept_.erase(session); }
-  /// When time has passed; at least every options.window / 4.
-  void tick(Clock::time_point now);
-  /// What is to be done, once.
-  std::vector<Action> take_actions();
-
-  /// Whether nobody asks and nothing is under way.
-  bool is_idle() const noexcept { return phase_ == Phase::kIdle; }
-  /// Why receivers are sent to another transport; ok: they are not.
-  const Status& status() const noexcept { return refused_; }
-
- private:
-  enum class Phase { kIdle, kGathering, kMakingId, kRunning, kAborting };
-  struct Guest {
-    SessionAsk ask;
-    Clock::time_point heard;
-    std::uint64_t in_session = 0;  ///< that it was told to go to
-    std::uint64_t turn = 0;        ///< order of asking
-    bool is_done = false;          ///< the session that it went to ended well; what it asked before
-                                   ///< may still come
-    bool was_neighbour = false;    ///< of that session, which may have ended well without it
-    Clock::time_point done_at{};
-  };
-  struct Kept {
-    std::vector<std::string> members;  ///< by rank - 1
-    std::uint64_t version = 0;         ///< number of the newest one that a member asked for with it
-  };
-  struct Neighbour {
-    std::string leader;
-    std::uint32_t seat = 0;
-    std::string board{};  ///< of the leader, and its incarnation, as the session began
-    std::uint64_t leader_ask = 0;
-  };
-  Status check(const SessionAsk& ask) const;
-  void gather(Clock::time_point now);
-  void begin(const std::vector<std::string>& here);
-  void start();
-  void seat(const std::vector<std::string>& here);
-  bool is_ranked(const std::string& name) const;
-  void use_or_drop_kept();
-  void drop_unused();
-  void abort();
-  void forget_silent(Clock::time_point now);
-  std::vector<std::string> waiting() const;
-  SessionAnswer go(const std::string& name) const;
-
-  SessionOptions options_;
-  std::optional<SessionOffer> offer_;
-  std::map<std::string, Guest> guests_;
-  Phase phase_ = Phase::kIdle;
-  std::uint64_t session_ = 0;
-  driver::NcclUniqueId id_{};
-  std::map<std::uint64_t, Kept> kept_;  ///< by session
-  std::uint64_t from_ = 0;              ///< the session goes on in the communicator of that one
-  bool keeps_ = false;                  ///< that communicator will be kept
-  std::uint64_t version_ = 0;           ///< number of what the session brings
-  std::vector<std::string> members_;  ///< of the session's communicator, by rank - 1
-  std::map<std::string, Neighbour> neighbours_;  ///< of the session
-  std::uint32_t first_ = 0;
-  Clock::time_point gathering_since_{};
-  std::uint64_t next_turn_ = 1;
-  std::uint32_t failures_ = 0;
-  bool is_of_offer_ = false;  ///< the session is one of the present offer
-  Status refused_;
-  std::vector<Action> actions_;
-};
-
-/// A receiver's side, for one share of one version. Thread safety: one thread.
-class SessionGuest {
- public:
-  enum class Phase {
-    kAsking,
-    kFlowing,  ///< go() says where; then flow_ended()
-    kDone,
-    kFailed    ///< status(): take another transport
-  };
-
-  SessionGuest(const SessionOptions& options, SessionAsk first, Clock::time_point now);
-
-  /// The ask to send now, if it is time for one.
-  std::optional<SessionAsk> next_ask(Clock::time_point now);
-  void answered(const SessionAnswer& answer, Clock::time_point now);
-  /// At once. @param have buckets, from the first one on
-  void flow_ended(const Status& status, std::uint32_t have, Clock::time_point now);
-  /// After a failure: buffers are out of quarantine.
-  void rested(Clock::time_point now);
-  /// Its communicator of before is gone.
-  void kept_lost() { ask_.kept = 0; }
-  /// It cannot read others' memory: from here on it asks for a rank of its own.
-  void share_with_nobody() { ask_.place.clear(); }
-  void tick(Clock::time_point now);
-
-  Phase phase() const noexcept { return phase_; }
-  const SessionAnswer& go() const noexcept { return go_; }
-  const Status& status() const noexcept { return status_; }
-
- private:
-  void fail(Status why);
-
-  const SessionOptions options_;
-  SessionAsk ask_;
-  Phase phase_ = Phase::kAsking;
-  Clock::time_point next_ask_;
-  Clock::time_point asking_since_;
-  Clock::time_point heard_;
-  std::uint32_t failures_ = 0;
-  SessionAnswer go_;
-  Status status_;
 };
 
 }  // namespace weightcast::transport
