@@ -234,6 +234,10 @@ BoardSeat::State BoardSeat::look() noexcept {
   return State::kOver;
 }
 
+void BoardSeat::leave() noexcept {
+  if (ticket_ != 0 && is_mine()) page_->seat[seat_].is_out.store(1, kPut);
+}
+
 std::uint32_t BoardSeat::whole() const noexcept {
   return static_cast<std::uint32_t>(page_->whole.load(kGet));
 }

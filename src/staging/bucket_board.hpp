@@ -105,6 +105,8 @@ class BoardSeat {
   std::uint32_t whole() const noexcept;
   /// That bucket's copy is over. @return whether it is good: false where the flow was over before
   bool take(std::uint32_t bucket) noexcept;
+  /// Takes nothing more: the leader waits for it no longer.
+  void leave() noexcept;
   const char* why() const noexcept { return why_; }
 
  private:

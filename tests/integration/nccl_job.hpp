@@ -21,9 +21,13 @@ namespace weightcast::test {
 class NcclJob : public LocalJob {
  protected:
   /// @param shares whether engines can open each other's memory
-  void open_devices(int count, bool shares = true) {
-    cuda = std::make_shared<driver::FakeCuda>(driver::FakeOptions{
-        .devices = count, .threaded = true, .opens_own_memory = shares});
+  /// @param are_peers and that of another device
+  void open_devices(int count, bool shares = true, bool are_peers = true) {
+    cuda = std::make_shared<driver::FakeCuda>(
+        driver::FakeOptions{.devices = count,
+                            .threaded = true,
+                            .opens_own_memory = shares,
+                            .are_peers = are_peers});
     if (!nccl) nccl = std::make_shared<driver::FakeNccl>(cuda);
     driver::set_cuda(cuda);
     driver::set_nccl(nccl);

@@ -127,6 +127,22 @@ TEST_F(NcclNeighbours, OnAnotherHostEnginesOnSeveralGpusShareARank) {
   EXPECT_EQ(in_nccl, 1u);
 }
 
+TEST_F(NcclNeighbours, GpusWithoutAccessToEachOtherTakeRanksOfTheirOwn) {
+  open_devices(4, true, false);
+  ::setenv("NCCL_HOSTID", "trainers", 1);
+  train(1, Mode::kBroadcast, Staging::kHost);
+  ::setenv("NCCL_HOSTID", "engines", 1);
+  add_engines(3);
+  ASSERT_TRUE(publish_until([&] { return publishers[0]->status().receivers.size() == 3; }));
+  for (int i = 0; i < 6; ++i) bring();
+  ::unsetenv("NCCL_HOSTID");
+  for (const auto& engine : engines) EXPECT_EQ(engine->status().transport, "nccl");
+  for (int gpu = 1; gpu < 4; ++gpu) EXPECT_EQ(nccl->communicators_of(gpu), 1u) << "GPU " << gpu;
+  const auto tried = cuda->calls("open_memory");
+  for (int i = 0; i < 3; ++i) bring();
+  EXPECT_EQ(cuda->calls("open_memory"), tried);
+}
+
 TEST_F(NcclNeighbours, WhereMemoryCannotBeSharedTheOtherTakesAnotherTransport) {
   open_devices(2, false);
   train(1, Mode::kBroadcast, Staging::kHost);

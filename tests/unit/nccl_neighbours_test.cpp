@@ -516,8 +516,25 @@ TEST_F(RingTest, MemoryThatCannotBeReadFromHereIsSaid) {
   ASSERT_TRUE(turn_until([&] { return all[0].flow->poll(now) != NeighbourFlow::State::kRunning; }));
   EXPECT_TRUE(all[0].flow->is_cut_off());
   EXPECT_EQ(all[0].flow->status().message(), "no access to that device");
-  ASSERT_TRUE(turn_until([&] { return all_are(BucketFlow::State::kDone); })) << "the leader goes on";
+  const auto since = now;
+  ASSERT_TRUE(turn_until([&] { return all_are(BucketFlow::State::kDone); }));
+  EXPECT_LT(now - since, kPatience) << "the leader is told";
   expect_images();
+}
+
+TEST_F(RingTest, WhoGivesUpIsWaitedForNoLonger) {
+  open_ring(2);
+  join_all(1);
+  write_slots(1);
+  begin_ring(1);
+  ASSERT_TRUE(turn_until([&] { return all[1].flow->done() >= 1; }));
+  all[1].flow.reset();
+  const auto since = now;
+  ASSERT_TRUE(turn_until([&] { return all_are(BucketFlow::State::kDone); }));
+  EXPECT_LT(now - since, kPatience);
+  EXPECT_EQ(all[0].flow->poll(now), NeighbourFlow::State::kDone);
+  expect_images();
+  expect_whole(all[0]);
 }
 
 TEST_F(RingTest, ARingThatMakesNoSenseIsNotRead) {

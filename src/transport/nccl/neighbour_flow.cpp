@@ -29,7 +29,12 @@ NeighbourFlow::NeighbourFlow(NcclGpu& gpu, std::string board, const staging::Boa
       begun_(gpu.ring().count()),
       heard_(now) {}
 
+NeighbourFlow::~NeighbourFlow() {
+  if (seat_) seat_->leave();
+}
+
 NeighbourFlow::State NeighbourFlow::fail(Status why) {
+  if (seat_) seat_->leave();
   status_ = std::move(why);
   return state_ = State::kFailed;
 }

@@ -24,6 +24,7 @@ class NeighbourFlow {
   /// @param end outlives this, and copies that are queued
   NeighbourFlow(NcclGpu& gpu, std::string board, const staging::BoardFlow& flow, std::uint32_t seat,
                 std::vector<FlowStep> steps, BucketEnd& end, Clock::time_point now);
+  ~NeighbourFlow();  ///< the leader waits for it no longer
   NeighbourFlow(const NeighbourFlow&) = delete;
   NeighbourFlow& operator=(const NeighbourFlow&) = delete;
 
