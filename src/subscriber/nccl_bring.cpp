@@ -257,7 +257,7 @@ void NcclBring::flow_aside(Clock::time_point now) {
     case BucketFlow::State::kDone: break;
   }
   lane_.note_leader(false, {});
-  ++lane_.led_shares_;
+  lane_.is_led_ = true;
   aside_.reset();
   guest_.flow_ended(Status::ok(), 0, now);
 }

@@ -75,8 +75,10 @@ class NcclLane {
   Status bring(const NcclShare& share, const std::function<bool()>& cancelled);
   /// Whether the last failure was the source's word: NCCL itself may serve another time.
   bool is_refused() const noexcept { return is_refused_; }
-  /// Shares so far that came out of the ring of another engine of this place.
-  std::uint64_t led_shares() const noexcept { return led_shares_; }
+  /// Before the first share of a version.
+  void begin_version() noexcept { is_led_ = false; }
+  /// Whether a share of that version came out of the ring of another engine of this place.
+  bool is_led() const noexcept { return is_led_; }
   /// Lets communicators end that bring() has left, and drops those of sources that it was not called for
   /// since the last settle(). Blocks for a moment.
   void settle();
@@ -113,7 +115,7 @@ class NcclLane {
   std::map<std::string, Client> clients_;  ///< by the object's owner
   std::unique_ptr<transport::LedRing> led_;  ///< null: nobody can get anything from this engine
   std::map<std::string, Leader> leaders_;    ///< by board
-  std::uint64_t led_shares_ = 0;
+  bool is_led_ = false;
   int cut_off_ = 0;  ///< leaders in a row whose memory could not be read
   std::uint64_t asked_ = 0;  ///< the last incarnation that asked
   bool is_refused_ = false;

@@ -4,10 +4,8 @@
 
 #include "base/failpoint.hpp"
 #include "base/trace.hpp"
-#include "subscriber/attempt_counts.hpp"
 #include "subscriber/fetch.hpp"
 #include "subscriber/stager.hpp"
-#include "subscriber/transport_reason.hpp"
 #include "subscriber/verify.hpp"
 
 namespace weightcast::subscriber {
@@ -59,11 +57,7 @@ Status Stager::stage(const std::string& relay, Incoming& incoming) {
     if (Status status = wait_for_applier(incoming.op); !status) return status;
   }
   if (Status status = settle(relay, incoming); !status) return status;
-  host_.happened({.kind = StageEvent::Kind::kSources,
-                  .text = describe_sources(incoming.sources, relay),
-                  .why = transport_reason(incoming.sources, relay, options_.transport) +
-                         sources_.note(),
-                  .bytes = bytes_by_transport(incoming)});
+  say_sources(incoming, relay);
   Status status;
   if (applier_) {
     status = guarded("begin", [&] { return applier_->begin(incoming.version, incoming.infos); });

@@ -36,12 +36,11 @@ Status Stager::fetch_by_nccl(Incoming& incoming, const Fetch& what, std::vector<
   if (!any_by_nccl(incoming)) return Status::ok();
   there.assign(incoming.plan.buckets.size(), 0);
   NcclLane& lane = *sources_.nccl();
-  const std::uint64_t led_before = lane.led_shares();
+  const bool was_led = lane.is_led();
+  lane.begin_version();
   Status status = fetch_over_nccl(lane, what, incoming.sources, there,
                                   [&] { return cancelled(incoming.op); });
-  if (status && lane.led_shares() != led_before) {
-    say_sources(incoming, " (out of the ring of another engine here, which takes it off the wire)");
-  }
+  if (status && lane.is_led() != was_led) say_sources(incoming, {});
   if (status) return status;
   lane.settle();
   // Gone is gone, over whatever it was asked for.
@@ -79,14 +78,20 @@ Status Stager::fall_from_nccl(Incoming& incoming, const Status& why,
              {"transport", now},
              {"for", is_of_version ? "version" : "run"},
              {"why", why.message()}});
-  say_sources(incoming, sources_.note());
+  say_sources(incoming, {});
   return Status::ok();
 }
 
-void Stager::say_sources(const Incoming& incoming, const std::string& note) {
+/// Over NCCL, whether it is another engine that is in it: as it was with the last version, until that of
+/// this one is known.
+void Stager::say_sources(const Incoming& incoming, const std::string& relay) {
+  const bool is_led = any_by_nccl(incoming) && sources_.nccl()->is_led();
+  const std::string note =
+      is_led ? " (out of the ring of another engine here, which takes it off the wire)"
+             : sources_.note();
   host_.happened({.kind = StageEvent::Kind::kSources,
-                  .text = describe_sources(incoming.sources, {}),
-                  .why = transport_reason(incoming.sources, {}, options_.transport) + note,
+                  .text = describe_sources(incoming.sources, relay),
+                  .why = transport_reason(incoming.sources, relay, options_.transport) + note,
                   .bytes = bytes_by_transport(incoming)});
 }
 

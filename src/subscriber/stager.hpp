@@ -80,7 +80,7 @@ class Stager {
   Status fetch(Incoming& incoming, std::span<std::byte> image);
   Status plan_without_nccl(const std::string& relay, Incoming& incoming);
   Status fetch_by_nccl(Incoming& incoming, const Fetch& what, std::vector<char>& there);
-  void say_sources(const Incoming& incoming, const std::string& note);
+  void say_sources(const Incoming& incoming, const std::string& relay);
   Status fall_from_nccl(Incoming& incoming, const Status& why, const std::vector<char>& there);
   bool cancelled(std::uint64_t op) const noexcept { return stop_ || cancel_op_ >= op; }
 

@@ -49,25 +49,36 @@ TEST_P(EachGathering, OneEngineOfAGpuIsInACommunicatorAndAllServe) {
     return publishers[0]->status().receivers.size() == engines.size();
   }));
   for (int i = 0; i < 4; ++i) bring();
-  const auto joined = nccl->calls("init_rank");
   const driver::FakeCounts held = cuda->held();
-  for (int i = 0; i < 4; ++i) bring();
-  expect_all_over_nccl();
-  EXPECT_EQ(cuda->held(), held);
+  const auto led = [&] {
+    return std::count_if(engines.begin(), engines.end(), [](const auto& engine) {
+      return has(engine->status().transport_reason, "out of the ring of another engine");
+    });
+  };
   if (shape.mode == Mode::kBroadcast) {
-    EXPECT_EQ(nccl->calls("init_rank"), joined) << "leaders stay";
+    // On a loaded machine one may come too late for the others' session, and has one of its own.
+    bool is_settled = false;
+    for (int tries = 0; tries < 10 && !is_settled; ++tries) {
+      const auto joined = nccl->calls("init_rank");
+      for (int i = 0; i < 3; ++i) bring();
+      is_settled = nccl->calls("init_rank") == joined &&
+                   led() == shape.gpus * (shape.engines_each - 1);
+    }
+    EXPECT_TRUE(is_settled) << led() << " of " << engines.size() << " are led";
     EXPECT_GE(cuda->held().opened, static_cast<std::size_t>(shape.gpus));
     for (int gpu = 0; gpu < shape.gpus; ++gpu) {
       EXPECT_EQ(nccl->communicators_of(ranks + gpu), shape.ranks);
     }
+  } else {
+    for (int i = 0; i < 4; ++i) bring();
   }
+  expect_all_over_nccl();
+  // Other leaders' rings are opened, and no more than those.
+  auto now = cuda->held();
+  EXPECT_LE(now.opened, engines.size() * engines.size());
+  now.opened = held.opened;
+  EXPECT_EQ(now, held);
   EXPECT_EQ(boards(), engines.size());
-  const auto led = std::count_if(engines.begin(), engines.end(), [](const auto& engine) {
-    return has(engine->status().transport_reason, "out of the ring of another engine");
-  });
-  if (shape.mode == Mode::kBroadcast) {
-    EXPECT_EQ(led, shape.gpus * (shape.engines_each - 1));
-  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, EachGathering,
@@ -190,7 +201,9 @@ TEST_F(NcclNeighbours, WhoeverOfThemStopsTheOthersGoOnAndItComesBack) {
     }
     bring();
     if (HasFatalFailure()) return;
-    EXPECT_EQ(lines.contain("event=nccl_neighbours_put_out"), who == 2);
+    if (who == 2) {
+      EXPECT_TRUE(lines.contain("event=nccl_neighbours_put_out"));
+    }
   }
   EXPECT_EQ(boards(), 3u);
 }
