@@ -224,7 +224,8 @@ TEST_F(TcpFaultsTest, AReplyOnItsWayHoldsItsSlotAndACutLetsGo) {
       const auto to = std::span(space).subspan(at, 1 << 20);
       ASSERT_TRUE(lane->submit(*segment, {at, at, to, {}}).is_ok());
     }
-    ASSERT_TRUE(eventually([&] { return server->counters().bytes_sent == kLarge; }));
+    // More where a loaded machine makes it ask again.
+    ASSERT_TRUE(eventually([&] { return server->counters().bytes_sent >= kLarge; }));
     lane->abort();
     take(*lane, kLarge >> 20);
   }

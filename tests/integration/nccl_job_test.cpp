@@ -28,12 +28,17 @@ TEST_P(EachShape, VersionsReachAllEnginesOverNccl) {
     EXPECT_EQ(status.failed, 0u) << status.last_failure;
   }
   const driver::FakeCounts held = cuda->held();
-  const auto joined = nccl->calls("init_rank");
-  for (int i = 0; i < 4; ++i) bring();
+  // On a loaded machine one may come too late for the others' session, and has one of its own.
+  bool is_settled = false;
+  for (int tries = 0; tries < 10 && !is_settled; ++tries) {
+    const auto joined = nccl->calls("init_rank");
+    for (int i = 0; i < 4; ++i) bring();
+    is_settled = nccl->calls("init_rank") == joined;
+  }
   EXPECT_EQ(cuda->held(), held);
   // The ninth engine that is served alone finds the trainer's GPU in as many as are kept.
   const bool is_full = shape.mode == Mode::kP2p && shape.engines > 8;
-  EXPECT_EQ(nccl->calls("init_rank") > joined, is_full);
+  EXPECT_NE(is_settled, is_full);
   const bool is_broadcast = shape.mode == Mode::kBroadcast && shape.engines > 1;
   EXPECT_GT(nccl->calls(is_broadcast ? "broadcast" : "send"), 0u);
 }

@@ -190,8 +190,7 @@ TEST_F(NcclNeighbours, WhoeverOfThemStopsTheOthersGoOnAndItComesBack) {
     {
       // A bucket comes to a leader first.
       const ThreadStop stop("engine.copying", who);
-      publish();
-      ASSERT_TRUE(eventually([] { return ThreadStop::holds(); }));
+      ASSERT_TRUE(publish_until([] { return ThreadStop::holds(); }));
       ASSERT_TRUE(eventually([&] {
         publish_now_and_then();
         std::size_t on = 0;
