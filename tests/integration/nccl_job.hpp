@@ -156,6 +156,17 @@ class NcclJob : public LocalJob {
     next_publish_ = Clock::now() + 200ms;
   }
 
+  /// Brings versions until some come without a new communicator, and `condition`. On a loaded machine an
+  /// engine may come too late for the others' session, and has one of its own.
+  bool settles(const std::function<bool()>& condition = [] { return true; }) {
+    for (int tries = 0; tries < 10 && !HasFatalFailure(); ++tries) {
+      const auto joined = nccl->calls("init_rank");
+      for (int i = 0; i < 3; ++i) bring();
+      if (nccl->calls("init_rank") == joined && condition()) return true;
+    }
+    return false;
+  }
+
   std::shared_ptr<driver::FakeCuda> cuda;
   std::shared_ptr<driver::FakeNccl> nccl;
   std::vector<std::unique_ptr<ToyPolicy>> policies;

@@ -28,13 +28,7 @@ TEST_P(EachShape, VersionsReachAllEnginesOverNccl) {
     EXPECT_EQ(status.failed, 0u) << status.last_failure;
   }
   const driver::FakeCounts held = cuda->held();
-  // On a loaded machine one may come too late for the others' session, and has one of its own.
-  bool is_settled = false;
-  for (int tries = 0; tries < 10 && !is_settled; ++tries) {
-    const auto joined = nccl->calls("init_rank");
-    for (int i = 0; i < 4; ++i) bring();
-    is_settled = nccl->calls("init_rank") == joined;
-  }
+  const bool is_settled = settles();
   EXPECT_EQ(cuda->held(), held);
   // The ninth engine that is served alone finds the trainer's GPU in as many as are kept.
   const bool is_full = shape.mode == Mode::kP2p && shape.engines > 8;
@@ -51,10 +45,7 @@ TEST_F(NcclJob, WhoComesLaterIsInTheNextCommunicator) {
   const LogLines lines;
   add_engine(engine_options(3));
   ASSERT_TRUE(publish_until([&] { return publishers[0]->status().receivers.size() == 3; }));
-  for (int i = 0; i < 3; ++i) bring();
-  const auto joined = nccl->calls("init_rank");
-  for (int i = 0; i < 3; ++i) bring();
-  EXPECT_EQ(nccl->calls("init_rank"), joined);
+  EXPECT_TRUE(settles());
   for (int device = 0; device < 4; ++device) EXPECT_LE(nccl->communicators_of(device), 2u);
   for (const auto& engine : engines) EXPECT_EQ(engine->status().failed, 0u);
   EXPECT_FALSE(lines.contain("event=nccl_session_failed"));

@@ -56,15 +56,7 @@ TEST_P(EachGathering, OneEngineOfAGpuIsInACommunicatorAndAllServe) {
     });
   };
   if (shape.mode == Mode::kBroadcast) {
-    // On a loaded machine one may come too late for the others' session, and has one of its own.
-    bool is_settled = false;
-    for (int tries = 0; tries < 10 && !is_settled; ++tries) {
-      const auto joined = nccl->calls("init_rank");
-      for (int i = 0; i < 3; ++i) bring();
-      is_settled = nccl->calls("init_rank") == joined &&
-                   led() == shape.gpus * (shape.engines_each - 1);
-    }
-    EXPECT_TRUE(is_settled) << led() << " of " << engines.size() << " are led";
+    EXPECT_TRUE(settles([&] { return led() == shape.gpus * (shape.engines_each - 1); })) << led() << " of " << engines.size() << " are led";
     EXPECT_GE(cuda->held().opened, static_cast<std::size_t>(shape.gpus));
     for (int gpu = 0; gpu < shape.gpus; ++gpu) {
       EXPECT_EQ(nccl->communicators_of(ranks + gpu), shape.ranks);
@@ -118,9 +110,7 @@ TEST_F(NcclNeighbours, WhoComesLaterFollowsTheLeaderThatIsThere) {
   // At most its own way in, when it came between two rounds.
   EXPECT_LE(nccl->calls("init_rank"), joined + 4);
   EXPECT_LE(nccl->communicators_of(1), 2u);
-  const auto settled = nccl->calls("init_rank");
-  for (int i = 0; i < 3; ++i) bring();
-  EXPECT_EQ(nccl->calls("init_rank"), settled);
+  EXPECT_TRUE(settles());
 }
 
 TEST_F(NcclNeighbours, OnAnotherHostEnginesOnSeveralGpusShareARank) {
@@ -130,12 +120,14 @@ TEST_F(NcclNeighbours, OnAnotherHostEnginesOnSeveralGpusShareARank) {
   ::setenv("NCCL_HOSTID", "engines", 1);  // which NCCL takes for another host
   add_engines(3);
   ASSERT_TRUE(publish_until([&] { return publishers[0]->status().receivers.size() == 3; }));
-  for (int i = 0; i < 4; ++i) bring();
+  const auto in_nccl = [&] {
+    std::size_t count = 0;
+    for (int gpu = 1; gpu < 4; ++gpu) count += nccl->communicators_of(gpu);
+    return count;
+  };
+  EXPECT_TRUE(settles([&] { return in_nccl() == 1; })) << in_nccl() << " are in NCCL";
   ::unsetenv("NCCL_HOSTID");
   expect_all_over_nccl();
-  std::size_t in_nccl = 0;
-  for (int gpu = 1; gpu < 4; ++gpu) in_nccl += nccl->communicators_of(gpu);
-  EXPECT_EQ(in_nccl, 1u);
 }
 
 TEST_F(NcclNeighbours, GpusWithoutAccessToEachOtherTakeRanksOfTheirOwn) {
