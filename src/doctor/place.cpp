@@ -4,6 +4,7 @@
 
 #include <chrono>
 
+#include "base/clock.hpp"
 #include "base/host.hpp"
 #include "base/private_directory.hpp"
 #include "doctor/findings.hpp"
@@ -76,9 +77,7 @@ void check_place(const Patient& patient, Findings& out) {
                 "set the key directory (WEIGHTCAST_DIR) to a folder of this user alone");
     return;
   }
-  const auto now = std::chrono::duration_cast<std::chrono::microseconds>(
-                       std::chrono::system_clock::now().time_since_epoch())
-                       .count();
+  const auto now = static_cast<long long>(base::unix_us());
   constexpr long long kMinute = 60'000'000;
   const auto started = static_cast<long long>(state->last_run.started_us);
   if (started > now + kMinute) {

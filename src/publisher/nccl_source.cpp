@@ -22,11 +22,11 @@ using transport::BucketFlow;
 using transport::NcclGpu;
 using transport::SessionAnswer;
 
-/// Between looks: at a flow, as transport::run() has it; at engines that gather or communicators that
-/// end; and where nothing is to be done.
-constexpr auto kLookAtFlow = std::chrono::microseconds(50);
-/// The kernel's own 50 us would double that.
+using transport::kLookAtFlow;
+
+/// The kernel's own 50 us would double the time between looks at a flow.
 constexpr auto kTimerSlack = std::chrono::nanoseconds(5000);
+/// Between looks at engines that gather or communicators that end; and where nothing is to be done.
 constexpr auto kLookAtSessions = std::chrono::milliseconds(2);
 constexpr auto kLookWhenIdle = std::chrono::seconds(1);
 

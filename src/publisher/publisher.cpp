@@ -7,6 +7,7 @@
 #include <exception>
 #include <utility>
 
+#include "base/clock.hpp"
 #include "base/config.hpp"
 #include "base/log.hpp"
 #include "publisher/options.hpp"
@@ -45,9 +46,7 @@ Result<std::unique_ptr<Publisher::Impl>> Publisher::Impl::open(PublisherOptions 
   if (!place) return place.status();
 
   staging::sweep({});  // of every job of this user: a job that has ended for good has no next start
-  const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
-  const auto incarnation = static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::microseconds>(since_epoch).count());
+  const std::uint64_t incarnation = base::unix_us();
   const staging::ObjectOwner owner{options.job, options.policy,
                                    Run{incarnation, static_cast<std::uint32_t>(::getpid())},
                                    options.rank, incarnation};

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -28,15 +29,20 @@ constexpr std::size_t kHandleWords = sizeof(driver::IpcHandle::bytes) / sizeof(s
 
 constexpr auto kGet = std::memory_order_acquire;
 constexpr auto kPut = std::memory_order_release;
+constexpr auto kBoth = std::memory_order_acq_rel;
+
+/// A seat's word: of which flow, and buckets below which one it has taken.
+constexpr std::uint64_t kOut = 0xffffffff;
+
+constexpr std::uint64_t seat_word(std::uint64_t ticket, std::uint64_t taken) noexcept {
+  return ticket << 32 | taken;
+}
+constexpr std::uint64_t taken_of(std::uint64_t word) noexcept { return word & 0xffffffff; }
 
 }  // namespace
 
 /// All of it may be written by another process of this user at any time.
 struct BoardPage {
-  struct Seat {
-    Word taken;   ///< buckets below that one
-    Word is_out;
-  };
   Word format;
   Word ticket;  ///< rises with each open() and each close(): odd while a flow is open
   Word ask, session, first, seats;
@@ -44,7 +50,9 @@ struct BoardPage {
   std::array<Word, kHandleWords> memory;
   Word bucket_bytes, buckets;
   Word whole;
-  std::array<Seat, kBoardSeats> seat;
+  /// seat_word(). One word, so that either a bucket is taken or the seat is put out, and what comes of a
+  /// flow that is over changes nothing.
+  std::array<Word, kBoardSeats> seat;
 };
 static_assert(sizeof(BoardPage) <= kBoardBytes);
 
@@ -61,7 +69,7 @@ Result<std::unique_ptr<BucketBoard>> BucketBoard::create(const std::string& pref
   if (!object) return object.status();
   // A signal in the middle would undo it.
   const base::ScopedSignalMask masked;
-  int error = ::posix_fallocate(descriptor(*object), 0, kBoardBytes);
+  const int error = ::posix_fallocate(descriptor(*object), 0, kBoardBytes);
   if (error != 0) {
     unlink_object(name);
     return Status(Code::kExhausted, "no room in shared memory for the " +
@@ -101,13 +109,12 @@ void BucketBoard::open(const BoardFlow& flow) noexcept {
   page_->first.store(flow.first, kPut);
   page_->seats.store(flow.seats, kPut);
   page_->whole.store(flow.first, kPut);
-  for (BoardPage::Seat& seat : page_->seat) {
-    seat.taken.store(flow.first, kPut);
-    seat.is_out.store(0, kPut);
+  const std::uint64_t ticket = page_->ticket.load(kGet) + 1;
+  seats_ = std::min(flow.seats, kBoardSeats);
+  for (std::uint32_t i = 0; i < seats_; ++i) {
+    page_->seat[i].store(seat_word(ticket, flow.first), kPut);
   }
-  seats_ = flow.seats;
-  taken_ = 0;
-  page_->ticket.fetch_add(1, std::memory_order_acq_rel);
+  page_->ticket.store(ticket, kPut);
 }
 
 void BucketBoard::set_whole(std::uint32_t end) noexcept { page_->whole.store(end, kPut); }
@@ -115,36 +122,33 @@ void BucketBoard::set_whole(std::uint32_t end) noexcept { page_->whole.store(end
 std::uint32_t BucketBoard::behind(std::uint32_t bucket) const noexcept {
   std::uint32_t count = 0;
   for (std::uint32_t i = 0; i < seats_; ++i) {
-    const BoardPage::Seat& seat = page_->seat[i];
-    count += seat.is_out.load(kGet) == 0 && seat.taken.load(kGet) <= bucket ? 1 : 0;
+    count += taken_of(page_->seat[i].load(kGet)) <= bucket ? 1 : 0;
   }
   return count;
-}
-
-bool BucketBoard::has_moved() noexcept {
-  std::uint64_t sum = 0;
-  for (std::uint32_t i = 0; i < seats_; ++i) sum += page_->seat[i].taken.load(kGet);
-  return std::exchange(taken_, sum) != sum;
 }
 
 std::uint32_t BucketBoard::put_out_behind(std::uint32_t bucket) noexcept {
   std::uint32_t count = 0;
   for (std::uint32_t i = 0; i < seats_; ++i) {
-    BoardPage::Seat& seat = page_->seat[i];
-    if (seat.taken.load(kGet) > bucket || seat.is_out.load(kGet) != 0) continue;
-    seat.is_out.store(1, std::memory_order_seq_cst);
-    ++count;
+    std::uint64_t word = page_->seat[i].load(kGet);
+    while (taken_of(word) <= bucket) {
+      if (!page_->seat[i].compare_exchange_weak(word, word | kOut, kBoth, kGet)) continue;
+      ++count;
+      break;
+    }
   }
   return count;
 }
 
 void BucketBoard::close() noexcept {
+  // From here on a ring may be used without a word to anybody.
+  for (std::uint32_t i = 0; i < seats_; ++i) page_->seat[i].fetch_or(kOut, kBoth);
   seats_ = 0;
   if (page_->ticket.load(kGet) % 2 == 0) return;
   // In this order: who sees the ask sees its session.
   page_->last_session.store(page_->session.load(kGet), kPut);
   page_->last_ask.store(page_->ask.load(kGet), kPut);
-  page_->ticket.fetch_add(1, std::memory_order_acq_rel);
+  page_->ticket.fetch_add(1, kBoth);
 }
 
 BoardSeat::BoardSeat(ShmObject object, ShmRegion region, const BoardFlow& flow, std::uint32_t seat)
@@ -208,8 +212,16 @@ bool BoardSeat::is_past() const noexcept {
 }
 
 bool BoardSeat::is_mine() const noexcept {
-  return page_->ticket.load(kGet) == ticket_ &&
-         page_->seat[seat_].is_out.load(std::memory_order_seq_cst) == 0;
+  return page_->ticket.load(kGet) == ticket_ && page_->seat[seat_].load(kGet) == word_;
+}
+
+/// @return whether the seat was still this one's, as it had left it
+bool BoardSeat::set(std::uint64_t taken) noexcept {
+  std::uint64_t word = word_;
+  const std::uint64_t next = seat_word(ticket_, taken);
+  if (!page_->seat[seat_].compare_exchange_strong(word, next, kBoth, kGet)) return false;
+  word_ = next;
+  return true;
 }
 
 BoardSeat::State BoardSeat::look() noexcept {
@@ -227,6 +239,7 @@ BoardSeat::State BoardSeat::look() noexcept {
       return State::kOver;
     }
     ticket_ = ticket;
+    word_ = seat_word(ticket, flow_.first);
   }
   if (is_mine()) return State::kOpen;
   why_ = page_->ticket.load(kGet) == ticket_ ? "the leader did not wait any longer"
@@ -235,7 +248,7 @@ BoardSeat::State BoardSeat::look() noexcept {
 }
 
 void BoardSeat::leave() noexcept {
-  if (ticket_ != 0 && is_mine()) page_->seat[seat_].is_out.store(1, kPut);
+  if (ticket_ != 0) (void)set(kOut);
 }
 
 std::uint32_t BoardSeat::whole() const noexcept {
@@ -243,9 +256,7 @@ std::uint32_t BoardSeat::whole() const noexcept {
 }
 
 bool BoardSeat::take(std::uint32_t bucket) noexcept {
-  if (!is_mine()) return false;
-  page_->seat[seat_].taken.store(std::uint64_t{bucket} + 1, kPut);
-  return true;
+  return ticket_ != 0 && set(std::uint64_t{bucket} + 1);
 }
 
 }  // namespace weightcast::staging

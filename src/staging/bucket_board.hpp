@@ -4,7 +4,7 @@
 //
 // The rule about reuse: the leader writes to a bucket's memory again once every neighbour has taken it
 // or was put out. A neighbour counts a copy that is over as taken if, after its end, it finds its seat
-// unchanged: so what it counts was not written to meanwhile. One that stops is put out and finds that
+// as it left it, in one atomic step: so what it counts was not written to meanwhile. One that stops is put out and finds that
 // when it goes on; the leader never waits for it longer than it wants to. The leader's death shows by
 // its lock, which the kernel drops.
 #pragma once
@@ -61,8 +61,6 @@ class BucketBoard {
   void set_whole(std::uint32_t end) noexcept;
   /// Neighbours that still have to take that bucket.
   std::uint32_t behind(std::uint32_t bucket) const noexcept;
-  /// Whether one of those that had to at the last look has taken a bucket since.
-  bool has_moved() noexcept;
   /// Who still has to take that bucket is in it no more. @return how many
   std::uint32_t put_out_behind(std::uint32_t bucket) noexcept;
   /// Who has not taken all that it wants has to ask anew.
@@ -75,8 +73,7 @@ class BucketBoard {
   ShmObject object_;  ///< locked
   ShmRegion region_;
   BoardPage* const page_;
-  std::uint32_t seats_ = 0;
-  std::uint64_t taken_ = 0;  ///< sum over all seats, at the last look
+  std::uint32_t seats_ = 0;  ///< of the open flow
   const int owner_;          ///< pid: a child that was forked unlinks nothing
 };
 
@@ -114,6 +111,7 @@ class BoardSeat {
   bool enter(std::uint64_t ticket) noexcept;
   bool is_past() const noexcept;
   bool is_mine() const noexcept;
+  bool set(std::uint64_t taken) noexcept;
 
   ShmObject object_;
   ShmRegion region_;
@@ -122,6 +120,7 @@ class BoardSeat {
   const std::uint32_t seat_;
   BoardRing ring_;
   std::uint64_t ticket_ = 0;  ///< of the flow, once it was open
+  std::uint64_t word_ = 0;    ///< that this one left at its seat
   const char* why_ = "";
 };
 

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.hpp"
 #include "stream/announcement.hpp"
 #include "base/private_directory.hpp"
 #include "stream/run_lock.hpp"
@@ -66,9 +67,7 @@ std::string endpoint_in(const std::string& place, const Run& run) {
 
 /// Later than the wall clock's time of any start before, also where the clock was set back.
 Result<Run> next_run(const Run& last, const std::string& place) {
-  const auto now = std::chrono::duration_cast<std::chrono::microseconds>(
-                       std::chrono::system_clock::now().time_since_epoch())
-                       .count();
+  const std::uint64_t now = base::unix_us();
   // Beyond 16 digits a socket's name would not fit: such a file is damaged.
   constexpr std::uint64_t kMaxStart = 9'999'999'999'999'999;
   if (last.started_us >= kMaxStart) {

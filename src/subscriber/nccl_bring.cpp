@@ -15,12 +15,12 @@ namespace weightcast::subscriber {
 namespace {
 
 using transport::BucketFlow;
+using transport::kLookAtFlow;
 using transport::NcclDestination;
 using transport::SessionAnswer;
 using transport::SessionGuest;
 
-/// Between looks at a flow, as transport::run() has it, and at the socket.
-constexpr auto kLookAtFlow = std::chrono::microseconds(50);
+/// Between looks at the socket.
 constexpr auto kLookAtSocket = std::chrono::milliseconds(1);
 /// An ask without an answer is lost, as one is that comes before there is a connection.
 constexpr auto kAnswerTime = std::chrono::milliseconds(100);
@@ -113,6 +113,7 @@ void NcclBring::flow_failed(const Status& why, std::uint32_t have, Clock::time_p
              {"buckets", have},
              {"why", why.message()}});
   flow_.reset();
+  keep_ring();
   aside_.reset();
   group_.clear();
   if (std::exchange(leads_, false)) lane_.led_->end();
@@ -235,6 +236,11 @@ void NcclBring::flow(Clock::time_point now) {
   guest_.flow_ended(Status::ok(), 0, now);
 }
 
+/// The leader's stays open for the next version; and until copies that are queued are over.
+void NcclBring::keep_ring() {
+  if (aside_ && aside_->memory()) lane_.leaders_[guest_.go().board] = {aside_->memory(), true};
+}
+
 /// Out of the ring of this place's leader.
 void NcclBring::flow_aside(Clock::time_point now) {
   const SessionAnswer& go = guest_.go();
@@ -244,9 +250,7 @@ void NcclBring::flow_aside(Clock::time_point now) {
         gpu_, go.board, staging::BoardFlow{go.leader_ask, go.session, go.first, 0}, go.seat,
         stream::nccl_steps(share_.address.payload_bytes, go.first, 1, 0), end_, now);
   }
-  const BucketFlow::State state = aside_->poll(now);
-  if (aside_->memory()) lane_.leaders_[go.board] = {aside_->memory(), true};
-  switch (state) {
+  switch (aside_->poll(now)) {
     case BucketFlow::State::kRunning: return std::this_thread::sleep_for(kLookAtFlow);
     case BucketFlow::State::kFailed: {
       const Status why = aside_->status();
@@ -258,6 +262,7 @@ void NcclBring::flow_aside(Clock::time_point now) {
   }
   lane_.note_leader(false, {});
   lane_.is_led_ = true;
+  keep_ring();
   aside_.reset();
   guest_.flow_ended(Status::ok(), 0, now);
 }

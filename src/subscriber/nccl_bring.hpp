@@ -28,6 +28,7 @@ class NcclBring {
   void flow(Clock::time_point now);
   bool join(Clock::time_point now);
   void flow_aside(Clock::time_point now);
+  void keep_ring();
   void flow_failed(const Status& why, std::uint32_t have, Clock::time_point now);
   Status give_up(Status why);
   Status place(std::uint64_t offset, std::span<const std::byte> bucket, driver::Stream stream);

@@ -7,6 +7,7 @@
 #include <random>
 #include <utility>
 
+#include "base/clock.hpp"
 #include "base/log.hpp"
 #include "staging/object_name.hpp"
 #include "staging/sweep.hpp"
@@ -81,11 +82,9 @@ void NcclLane::show_ring() {
   Status status;
   if (!led_) {
     staging::sweep(options_.job);
-    const auto now = std::chrono::duration_cast<std::chrono::microseconds>(
-        std::chrono::system_clock::now().time_since_epoch());
     std::random_device random;
     const staging::ObjectOwner owner{options_.job, options_.policy,
-                                     {static_cast<std::uint64_t>(now.count()), random()}, 0,
+                                     {base::unix_us(), random()}, 0,
                                      static_cast<std::uint64_t>(::getpid())};
     auto made = transport::LedRing::make(staging::owner_prefix(owner), kNeighbourPatience);
     status = made.status();
@@ -141,9 +140,7 @@ Status NcclLane::bring(const NcclShare& share, const std::function<bool()>& canc
   gpu_->poll(Clock::now());
   if ((*client)->kept != 0 && gpu_->find((*client)->group) == nullptr) (*client)->kept = 0;
   // An ask of an older attempt, or of an older life of this engine, is told from this one.
-  const auto stamp = std::chrono::duration_cast<std::chrono::microseconds>(
-      std::chrono::system_clock::now().time_since_epoch());
-  asked_ = std::max(asked_ + 1, static_cast<std::uint64_t>(stamp.count()));
+  asked_ = std::max(asked_ + 1, base::unix_us());
   return NcclBring(*this, share, **client, cancelled).run();
 }
 

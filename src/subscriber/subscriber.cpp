@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/clock.hpp"
 #include "base/config.hpp"
 #include "base/failpoint.hpp"
 #include "base/host.hpp"
@@ -58,9 +59,7 @@ protocol::ReceiverConfig receiver_config(const SubscriberOptions& options,
   config.pid = static_cast<std::uint64_t>(::getpid());
   config.heartbeat = options.heartbeat;
   config.member_timeout = options.member_timeout;
-  const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
-  config.incarnation = static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::microseconds>(since_epoch).count());
+  config.incarnation = base::unix_us();
   return config;
 }
 

@@ -98,19 +98,40 @@ TEST_F(BucketBoardTest, WhoIsPutOutFindsThatAndCountsNothingAnyMore) {
   EXPECT_TRUE(quick->take(1));
 }
 
-TEST_F(BucketBoardTest, TheLeaderSeesWhetherAnybodyMoves) {
+TEST_F(BucketBoardTest, WhatComesLateOfAFlowThatIsOverChangesNothingInTheNext) {
   const auto board = make_board();
-  const BoardFlow flow{10, 3, 0, 2};
-  board->open(flow);
   board->show(ring(1));
+  const BoardFlow before{10, 3, 0, 1};
+  const BoardFlow after{10, 4, 0, 1};
+  board->open(before);
+  board->set_whole(3);
+  const auto late = sit(board->name(), before);
+  ASSERT_EQ(late->look(), State::kOpen);
+  EXPECT_TRUE(late->take(0));
+
+  // It stops after its last look; the leader goes on to the next flow.
+  board->open(after);
+  board->set_whole(3);
+  const auto present = sit(board->name(), after);
+  ASSERT_EQ(present->look(), State::kOpen);
+
+  EXPECT_FALSE(late->take(2)) << "the leader would write over what another one reads";
+  late->leave();
+  EXPECT_EQ(board->behind(0), 1u);
+  EXPECT_EQ(present->look(), State::kOpen);
+  EXPECT_TRUE(present->take(0));
+}
+
+TEST_F(BucketBoardTest, NothingIsTakenOnceTheFlowIsClosed) {
+  const auto board = make_board();
+  board->show(ring(1));
+  const BoardFlow flow{10, 3, 0, 1};
   board->open(flow);
-  const auto seat = sit(board->name(), flow, 1);
+  board->set_whole(1);
+  const auto seat = sit(board->name(), flow);
   ASSERT_EQ(seat->look(), State::kOpen);
-  board->has_moved();
-  EXPECT_FALSE(board->has_moved());
-  EXPECT_TRUE(seat->take(0));
-  EXPECT_TRUE(board->has_moved());
-  EXPECT_FALSE(board->has_moved());
+  board->close();
+  EXPECT_FALSE(seat->take(0)) << "the ring may be in use again";
 }
 
 TEST_F(BucketBoardTest, AFlowThatIsOverIsToldFromOneThatIsToCome) {
@@ -186,6 +207,9 @@ TEST_F(BucketBoardTest, AnyBytesAtAllAreLookedAtWithoutHarm) {
     for (std::size_t w = 1; w < 512; ++w) words[w] = random() % 4 == 0 ? random() : random() % 3;
     // Of half of them it is the flow that is asked for.
     for (std::size_t w = 1; w < 4 && i % 2 == 0; ++w) words[w] = 1;
+    for (std::size_t w = 19; w < 19 + kBoardSeats && i % 2 == 0; ++w) {
+      words[w] = std::uint64_t{1} << 32 | (words[4] & 0xffffffff);
+    }
     const auto seat = sit(board->name(), flow, static_cast<std::uint32_t>(random() % kBoardSeats));
     for (int look = 0; look < 3; ++look) {
       if (seat->look() != State::kOpen) continue;

@@ -425,6 +425,30 @@ TEST_F(RingTest, OneThatIsStoppedIsPutOutAndFindsThatWhenItGoesOn) {
   expect_whole(all[1], all[1].flow->done());
 }
 
+TEST_F(RingTest, OneThatIsSlowDoesNotSaveOneThatIsStopped) {
+  open_ring(2);
+  join_all(1);
+  write_slots(1);
+  begin_ring(1);
+  // One is stopped; the other moves now and then, just before the leader's patience ends.
+  all[0].is_stopped = all[1].is_stopped = true;
+  const auto since = now;
+  auto next = now;
+  ASSERT_TRUE(turn_until([&] {
+    if (now >= next) {
+      all[0].flow->poll(now);
+      next = now + kPatience * 9 / 20;  // at the second it queues, at the third it takes
+    }
+    return members[1].flow->done() >= 1;
+  }));
+  EXPECT_LT(now - since, kPatience * 3 / 2);
+  EXPECT_NE(members[1].flow->poll(now), BucketFlow::State::kFailed);
+  EXPECT_EQ(all[0].flow->poll(now), NeighbourFlow::State::kRunning);
+  // Of the other one nothing was heard at all.
+  EXPECT_EQ(all[1].flow->poll(now), NeighbourFlow::State::kFailed);
+  for (Member& member : members) member.flow.reset();
+}
+
 TEST_F(RingTest, ACopyThatComesTooLateCountsForNothing) {
   open_ring(1);
   join_all(1);

@@ -190,8 +190,6 @@ Result<bool> BucketFlow::complete(Clock::time_point now) {
 }
 
 Status run(BucketFlow& flow, Deadline deadline, const std::function<bool()>& cancelled) {
-  // Between polls: well below the time of a bucket on the wire, and not all of a processor.
-  constexpr auto kLook = std::chrono::microseconds(50);
   while (true) {
     const auto now = Clock::now();
     const BucketFlow::State state = flow.poll(now);
@@ -199,7 +197,7 @@ Status run(BucketFlow& flow, Deadline deadline, const std::function<bool()>& can
     if (state == BucketFlow::State::kFailed) return flow.status();
     if (cancelled && cancelled()) flow.cancel({Code::kCancelled, "the transfer was cancelled"}, now);
     if (now >= deadline) flow.cancel({Code::kDeadline, "the transfer took too long"}, now);
-    std::this_thread::sleep_for(kLook);
+    std::this_thread::sleep_for(kLookAtFlow);
   }
 }
 

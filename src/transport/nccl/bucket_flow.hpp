@@ -8,6 +8,7 @@
 // Buffer Registration" of its guide; between two GPUs of a host the second such call hangs).
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -53,6 +54,9 @@ class BucketEnd {
   /// All of the step is over; called in the order of the steps.
   virtual void done(const FlowStep& step) = 0;
 };
+
+/// Between looks at a flow: well below the time of a bucket on the wire, and not all of a processor.
+inline constexpr Duration kLookAtFlow = std::chrono::microseconds(50);
 
 /// Communicators of its groups rest again when it is done.
 /// Thread safety: one thread, the gpu's.

@@ -29,8 +29,7 @@ bool LedRing::is_let_go(std::uint32_t bucket, Clock::time_point now) {
     awaited_.reset();
     return true;
   }
-  const bool has_moved = board_->has_moved();
-  if (awaited_ != bucket || has_moved) {
+  if (awaited_ != bucket) {
     awaited_ = bucket;
     since_ = now;
     return false;

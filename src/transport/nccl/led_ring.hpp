@@ -18,7 +18,7 @@ namespace weightcast::transport {
 class LedRing {
  public:
   /// @param prefix as staging::BucketBoard::create
-  /// @param patience with neighbours that none moves of; below what the leader's own flow may be silent
+  /// @param patience with neighbours, for each bucket; below what the leader's own flow may be silent
   static Result<std::unique_ptr<LedRing>> make(const std::string& prefix, Duration patience);
 
   const std::string& board() const noexcept { return board_->name(); }
@@ -39,7 +39,7 @@ class LedRing {
   const std::unique_ptr<staging::BucketBoard> board_;
   const Duration patience_;
   std::optional<std::uint32_t> awaited_;  ///< the bucket that somebody has not taken
-  Clock::time_point since_{};             ///< when a neighbour last moved
+  Clock::time_point since_{};             ///< when it was first asked for
 };
 
 }  // namespace weightcast::transport

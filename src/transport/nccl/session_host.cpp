@@ -74,6 +74,8 @@ SessionAnswer SessionHost::ask(const SessionAsk& ask, Clock::time_point now) {
   const bool was_member = it != guests_.end() && it->second.in_session == session_;
   // Its former life took part: that session cannot come to its end.
   if (is_anew && was_member && phase_ == Phase::kRunning && is_ranked(ask.name)) abort();
+  // What it said of itself no longer holds: the id comes too late.
+  if (is_anew && phase_ == Phase::kMakingId && is_ranked(ask.name)) phase_ = Phase::kIdle;
   if (is_anew) neighbours_.erase(ask.name);
   if (is_anew || it == guests_.end()) {
     Guest fresh;
@@ -91,8 +93,8 @@ SessionAnswer SessionHost::ask(const SessionAsk& ask, Clock::time_point now) {
   guest.ask = ask;
   guest.heard = now;
   // Whoever still has it may come back to it.
-  if (const auto kept = kept_.find(ask.kept); kept != kept_.end()) {
-    kept->second.version = std::max(kept->second.version, offer_->version.number);
+  if (Kept* const kept = kept_of(ask); kept != nullptr) {
+    kept->version = std::max(kept->version, offer_->version.number);
   }
   if (guest.in_session == session_ && phase_ == Phase::kRunning) {
     if (ask.failed != session_) return go(ask.name);  // told again, where the answer was lost
@@ -124,11 +126,20 @@ void SessionHost::gone(const std::string& name, Clock::time_point now) {
   gather(now);
 }
 
+/// That who asks says it has, if it is in it; null: none.
+SessionHost::Kept* SessionHost::kept_of(const SessionAsk& ask) {
+  const auto it = kept_.find(ask.kept);
+  if (it == kept_.end()) return nullptr;
+  const std::vector<std::string>& members = it->second.members;
+  const bool is_member = std::find(members.begin(), members.end(), ask.name) != members.end();
+  return is_member ? &it->second : nullptr;
+}
+
 bool SessionHost::is_ranked(const std::string& name) const {
   return std::find(members_.begin(), members_.end(), name) != members_.end();
 }
 
-SessionAnswer SessionHost::go(const std::string& name) const {
+SessionAnswer SessionHost::go(const std::string& name) {
   const auto neighbour = neighbours_.find(name);
   const bool has_rank = neighbour == neighbours_.end();
   const std::string& ranked = has_rank ? name : neighbour->second.leader;
@@ -148,7 +159,7 @@ SessionAnswer SessionHost::go(const std::string& name) const {
         std::count_if(neighbours_.begin(), neighbours_.end(),
                       [&](const auto& it) { return it.second.leader == name; }));
   } else {
-    answer.keeps = options_.is_p2p && kept_.contains(guests_.at(name).ask.kept);
+    answer.keeps = options_.is_p2p && kept_of(guests_.at(name).ask) != nullptr;
     answer.board = neighbour->second.board;
     answer.leader_ask = neighbour->second.leader_ask;
     answer.seat = neighbour->second.seat;
@@ -229,11 +240,8 @@ void SessionHost::seat(const std::vector<std::string>& here) {
   std::vector<plan::NcclCandidate> candidates;
   for (const std::string& name : here) {
     const SessionAsk& ask = guests_.at(name).ask;
-    const auto kept = kept_.find(ask.kept);
-    const bool is_joined =
-        kept != kept_.end() && std::find(kept->second.members.begin(), kept->second.members.end(),
-                                         name) != kept->second.members.end();
-    candidates.push_back({name, ask.board.empty() ? std::string() : ask.place, is_joined});
+    candidates.push_back(
+        {name, ask.board.empty() ? std::string() : ask.place, kept_of(ask) != nullptr});
   }
   const auto seats = plan::choose_leaders(candidates, staging::kBoardSeats);
   for (std::size_t i = 0; i < here.size(); ++i) {

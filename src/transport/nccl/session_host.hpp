@@ -101,12 +101,13 @@ class SessionHost {
   void start();
   void seat(const std::vector<std::string>& here);
   bool is_ranked(const std::string& name) const;
+  Kept* kept_of(const SessionAsk& ask);
   void use_or_drop_kept();
   void drop_unused();
   void abort();
   void forget_silent(Clock::time_point now);
   std::vector<std::string> waiting() const;
-  SessionAnswer go(const std::string& name) const;
+  SessionAnswer go(const std::string& name);
 
   SessionOptions options_;
   std::optional<SessionOffer> offer_;
